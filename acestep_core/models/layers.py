@@ -1,0 +1,236 @@
+"""The blocks every ACE-Step transformer is made of: attention, MLP, rotary positions, window masks.
+
+DiT, lyric encoder, timbre encoder, tokenizer, detokenizer and Qwen3 all stack these. Module names equal
+the official checkpoint's keys. Weights live in layers built from injected operations (`Ops`), so a host
+can load, offload and quantise them; ours is `TorchOps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# A class (or namespace) with Linear, Conv1d, ConvTranspose1d, RMSNorm, Embedding and attention.
+Ops = Any
+
+
+def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(q kᵀ / √D + mask) v as [B, H, Sq, D]; k and v may have fewer heads than q.
+
+    mask is additive and broadcasts to [B, H, Sq, Sk].
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class TorchOps:
+    """The default operations: torch's own layers and attention."""
+
+    Linear = nn.Linear
+    Conv1d = nn.Conv1d
+    ConvTranspose1d = nn.ConvTranspose1d
+    RMSNorm = nn.RMSNorm
+    Embedding = nn.Embedding
+    attention = staticmethod(scaled_dot_product_attention)
+
+
+@dataclass(frozen=True)
+class Build:
+    """How to make a layer: the operations, and the dtype and device of its weights."""
+
+    ops: Ops = TorchOps
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def linear(self, n_in: int, n_out: int, bias: bool = True) -> Any:
+        return self.ops.Linear(n_in, n_out, bias=bias, dtype=self.dtype, device=self.device)
+
+    def norm(self, width: int, eps: float = 1e-6) -> Any:
+        return self.ops.RMSNorm(width, eps=eps, dtype=self.dtype, device=self.device)
+
+    def embedding(self, n_rows: int, width: int) -> Any:
+        return self.ops.Embedding(n_rows, width, dtype=self.dtype, device=self.device)
+
+    def parameter(self, *shape: int) -> nn.Parameter:
+        """Return an unfilled parameter. Cast it at use: a host under memory pressure leaves it off-device."""
+        return nn.Parameter(torch.zeros(shape, dtype=self.dtype, device=self.device), requires_grad=False)
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes of one transformer's layers. `window` is the reach of its sliding layers in tokens, if it has any."""
+
+    width: int
+    mlp_width: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    eps: float = 1e-6
+    rope_theta: float = 1e6
+    window: int | None = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """What attention needs to know of a sequence: rotary angles, and the masks of both layer types.
+
+    cos, sin: [S, D/2]. full: additive [B, 1, 1, S], or None where every token is real.
+    band: additive [B·n, 1, b, b + 2·window] for `windowed_attention`, or None where the window
+    reaches everything.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    full: Tensor | None
+    band: Tensor | None
+
+
+def positions(x: Tensor, shape: AttentionShape, real: Tensor | None = None) -> Positions:
+    """Return the Positions of the tokens x [B, S, width], counted from 0. real [B, S] marks non-padding."""
+    n_tokens = x.shape[1]
+    exponents = torch.arange(0, shape.head_dim, 2, device=x.device, dtype=torch.float32) / shape.head_dim
+    angles = torch.outer(torch.arange(n_tokens, device=x.device, dtype=torch.float32), shape.rope_theta**-exponents)
+    band = None
+    if shape.window is not None and n_tokens > shape.window + 1:
+        band = _band_mask(n_tokens, shape.window, x, real)
+    return Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), key_mask(real, x.dtype), band)
+
+
+def key_mask(real: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return the additive mask [B, 1, 1, S] that hides padding, or None when real [B, S] is None."""
+    return None if real is None else _additive(real[:, None, None, :].bool(), dtype)
+
+
+def rotate(x: Tensor, at: Positions) -> Tensor:
+    """Return x [B, S, H, D] turned by its position's angles; the halves of D are the pairs."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = at.cos[:, None], at.sin[:, None]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, band: Tensor, window: int, ops: Ops) -> Tensor:
+    """Return attention of each token to those at most `window` away, as [B, S, H, D].
+
+    q [B, S, H, D], k and v [B, S, Hkv, D]. Queries are cut into blocks of window/2; a block sees
+    its own keys and one window on either side, so cost and memory grow linearly with S.
+    """
+    batch, n_tokens, n_heads, head_dim = q.shape
+    block = window // 2
+    n_blocks = -(-n_tokens // block)
+    tail = n_blocks * block - n_tokens
+
+    def blocks_with_halo(x: Tensor) -> Tensor:
+        padded = F.pad(x, (0, 0, 0, 0, window, window + tail))
+        views = padded.unfold(1, block + 2 * window, block)  # [B, n, Hkv, D, b + 2·window], no copy
+        return views.permute(0, 1, 2, 4, 3).flatten(0, 1)
+
+    q = F.pad(q, (0, 0, 0, 0, 0, tail)).view(batch * n_blocks, block, n_heads, head_dim)
+    out = ops.attention(q.transpose(1, 2), blocks_with_halo(k), blocks_with_halo(v), band)
+    return out.transpose(1, 2).reshape(batch, n_blocks * block, n_heads, head_dim)[:, :n_tokens]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with RMS-normalised queries and keys, over itself or a condition."""
+
+    def __init__(self, shape: AttentionShape, build: Build, windowed: bool = False) -> None:
+        super().__init__()
+        self.shape, self.ops, self.windowed = shape, build.ops, windowed
+        width, head_dim = shape.width, shape.head_dim
+        self.q_proj = build.linear(width, shape.n_heads * head_dim, bias=False)
+        self.k_proj = build.linear(width, shape.n_kv_heads * head_dim, bias=False)
+        self.v_proj = build.linear(width, shape.n_kv_heads * head_dim, bias=False)
+        self.o_proj = build.linear(shape.n_heads * head_dim, width, bias=False)
+        self.q_norm = build.norm(head_dim, shape.eps)
+        self.k_norm = build.norm(head_dim, shape.eps)
+
+    def forward(self, x: Tensor, at: Positions) -> Tensor:
+        """Return self-attention of x [B, S, width], windowed where the layer is."""
+        q = rotate(self.queries(x), at)
+        k, v = self.keys_values(x)
+        k = rotate(k, at)
+        if self.windowed and at.band is not None and self.shape.window is not None:
+            return self.merge(windowed_attention(q, k, v, at.band, self.shape.window, self.ops))
+        out = self.ops.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), at.full)
+        return self.merge(out.transpose(1, 2))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Return normalised queries [B, S, H, D]."""
+        return self._normed(self.q_norm, self.q_proj(x))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised keys and plain values, both [B, S, Hkv, D]."""
+        v = self.v_proj(x).unflatten(-1, (-1, self.shape.head_dim))
+        return self._normed(self.k_norm, self.k_proj(x)), v
+
+    def merge(self, out: Tensor) -> Tensor:
+        """Return heads [B, S, H, D] mixed back to [B, S, width]."""
+        return self.o_proj(out.flatten(2))
+
+    def _normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x.unflatten(-1, (-1, self.shape.head_dim)))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x))"""
+
+    def __init__(self, width: int, mlp_width: int, build: Build) -> None:
+        super().__init__()
+        self.gate_proj = build.linear(width, mlp_width, bias=False)
+        self.up_proj = build.linear(width, mlp_width, bias=False)
+        self.down_proj = build.linear(mlp_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm bidirectional transformer layer, shared by lyric, timbre, pooler and detokenizer stacks."""
+
+    def __init__(self, shape: AttentionShape, build: Build, windowed: bool) -> None:
+        super().__init__()
+        self.input_layernorm = build.norm(shape.width, shape.eps)
+        self.self_attn = Attention(shape, build, windowed)
+        self.post_attention_layernorm = build.norm(shape.width, shape.eps)
+        self.mlp = SwiGLU(shape.width, shape.mlp_width, build)
+
+    def forward(self, x: Tensor, at: Positions) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), at)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def encoder_layers(windowed: Sequence[bool], shape: AttentionShape, build: Build) -> nn.ModuleList:
+    """Return one EncoderLayer for each flag."""
+    return nn.ModuleList(EncoderLayer(shape, build, flag) for flag in windowed)
+
+
+def alternating(n_layers: int) -> tuple[bool, ...]:
+    """Return the released checkpoints' pattern: even layers windowed, odd layers full."""
+    return tuple(index % 2 == 0 for index in range(n_layers))
+
+
+def cast(parameter: Tensor, like: Tensor) -> Tensor:
+    """Return a bare parameter on the device and in the dtype of the activations it meets."""
+    return parameter.to(device=like.device, dtype=like.dtype)
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    # The lowest finite number, not -inf: a row of padding must not become NaN.
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def _band_mask(n_tokens: int, window: int, x: Tensor, real: Tensor | None) -> Tensor:
+    """Return the additive mask of `windowed_attention`: in reach, inside the sequence, not padding."""
+    block = window // 2
+    n_blocks = -(-n_tokens // block)
+    tail = n_blocks * block - n_tokens
+    if real is None:
+        real = torch.ones(x.shape[0], n_tokens, dtype=torch.bool, device=x.device)
+    keys = F.pad(real.bool(), (window, window + tail)).unfold(1, block + 2 * window, block)
+    query = torch.arange(block, device=x.device)[:, None]
+    key = torch.arange(block + 2 * window, device=x.device) - window
+    allowed = ((key - query).abs() <= window) & keys[:, :, None, :]
+    return _additive(allowed.flatten(0, 1)[:, None], x.dtype)

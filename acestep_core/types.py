@@ -1,0 +1,113 @@
+"""The values that travel between stages, frozen and checked when made. No tensors of the model's own here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .constants import (
+    CODE_RATE,
+    INSTRUMENTAL_LYRICS,
+    KEYS,
+    LANGUAGES,
+    MAX_BPM,
+    MAX_DURATION_S,
+    MAX_SEED,
+    MAX_TAKES,
+    MIN_BPM,
+    MIN_DURATION_S,
+    N_CODES,
+    TIME_SIGNATURES,
+    UNKNOWN_LANGUAGE,
+)
+
+
+@dataclass(frozen=True)
+class SongSpec:
+    """What a song should be. None means: let the planner or the model decide.
+
+    duration_s is in seconds, bpm in beats per minute, key like "F# minor", time_signature the beats of a
+    bar ("2", "3", "4", "6"), language a code of LANGUAGES.
+    """
+
+    caption: str = ""
+    lyrics: str = ""
+    language: str | None = None
+    bpm: int | None = None
+    key: str | None = None
+    time_signature: str | None = None
+    duration_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.language is not None and self.language not in LANGUAGES:
+            raise ValueError(
+                f'language "{self.language}" is unknown; use one of {", ".join(LANGUAGES[:-1])} or "{UNKNOWN_LANGUAGE}"'
+            )
+        if self.bpm is not None and not MIN_BPM <= self.bpm <= MAX_BPM:
+            raise ValueError(f"bpm must be {MIN_BPM} to {MAX_BPM}, got {self.bpm}; 0 lets the model decide")
+        if self.key is not None and self.key not in KEYS:
+            raise ValueError(f'key "{self.key}" is unknown; write it like "C major", "F# minor" or "Eb major"')
+        if self.time_signature is not None and self.time_signature not in TIME_SIGNATURES:
+            raise ValueError(
+                f'time signature "{self.time_signature}" is unknown; use {", ".join(TIME_SIGNATURES)} beats a bar'
+            )
+        if self.duration_s is not None and not MIN_DURATION_S <= self.duration_s <= MAX_DURATION_S:
+            raise ValueError(
+                f"duration must be {MIN_DURATION_S} to {MAX_DURATION_S} s, got {self.duration_s:g} s; "
+                "0 lets the model decide"
+            )
+
+    @property
+    def is_instrumental(self) -> bool:
+        """Tell whether the lyrics ask for no voice at all."""
+        return self.lyrics.strip().lower() == INSTRUMENTAL_LYRICS.lower()
+
+
+@dataclass(frozen=True)
+class AudioCodes:
+    """Sequences of 5 Hz codes, one for each plan; none at all means the DiT plans by itself."""
+
+    sequences: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        for sequence in self.sequences:
+            for position, code in enumerate(sequence):
+                if not 0 <= code < N_CODES:
+                    raise ValueError(
+                        f"audio code {code} at position {position} is outside 0..{N_CODES - 1}; plan again or remove it"
+                    )
+
+    @property
+    def n_plans(self) -> int:
+        """Return how many sequences there are."""
+        return len(self.sequences)
+
+    @property
+    def duration_s(self) -> float:
+        """Return the length of the longest sequence in seconds."""
+        return max((len(sequence) for sequence in self.sequences), default=0) / CODE_RATE
+
+
+@dataclass(frozen=True)
+class Take:
+    """Where one item of a latent batch came from."""
+
+    seed: int
+    plan: int = 0
+    n_steps: int = 0
+    track: str = ""
+
+
+def take_seeds(seed: int, n_takes: int, seeds: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return one seed for each take: seed, seed + 1, …, or the listed ones.
+
+    Raises ValueError for a count of takes out of range or a list of another length.
+    """
+    if not 1 <= n_takes <= MAX_TAKES:
+        raise ValueError(f"takes must be 1 to {MAX_TAKES}, got {n_takes}")
+    if seeds and len(seeds) != n_takes:
+        raise ValueError(f"{len(seeds)} seeds are listed for {n_takes} takes; list one for each or none")
+    wrong = next((s for s in (seed, *seeds) if not 0 <= s <= MAX_SEED), None)
+    if wrong is not None:
+        raise ValueError(f"seed {wrong} is outside 0..2^53−1")
+    return tuple(seeds) or tuple((seed + i) % (MAX_SEED + 1) for i in range(n_takes))

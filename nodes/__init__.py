@@ -1,0 +1,28 @@
+"""Every node of the pack, in one list. The nodes are thin: sockets in, one core call, sockets out."""
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .decode import AceStepDecode
+from .download import AceStepDownload
+from .encode import AceStepEncode
+from .load import AceStepLoadModel, AceStepLoadTextEncoder, AceStepLoadVAE
+from .sample import AceStepSample, AceStepSamplerOptions
+from .song import AceStepSong, AceStepSongInfo
+
+NODES: list[type[io.ComfyNode]] = [
+    AceStepLoadModel,
+    AceStepLoadTextEncoder,
+    AceStepLoadVAE,
+    AceStepDownload,
+    AceStepSong,
+    AceStepSongInfo,
+    AceStepEncode,
+    AceStepSamplerOptions,
+    AceStepSample,
+    AceStepDecode,
+]
+
+
+class AceStepExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,65 @@
+"""From latents to sound."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .sockets import CATEGORY
+
+
+class AceStepDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepDecode",
+            display_name="ACE-Step Decode",
+            category=f"{CATEGORY}/generate",
+            description="Decodes latents to 48 kHz stereo, in tiles that leave no seam.",
+            search_aliases=["vae decode audio", "latent to audio"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="From Load ACE-Step VAE, or core's own loader."),
+                io.Latent.Input("latent", tooltip="From the sampler."),
+                io.Boolean.Input(
+                    "normalize",
+                    default=True,
+                    tooltip="Bring the loudest sample of each take to the level below. Off leaves levels as decoded.",
+                ),
+                io.Float.Input(
+                    "peak_dbfs",
+                    default=-1.0,
+                    min=-30.0,
+                    max=0.0,
+                    step=0.1,
+                    tooltip="Level of the loudest sample in dBFS; 0 is full scale.",
+                ),
+                io.Float.Input(
+                    "fade_in",
+                    default=0.0,
+                    min=0.0,
+                    max=60.0,
+                    step=0.1,
+                    tooltip="Seconds to fade in at the start.",
+                ),
+                io.Float.Input(
+                    "fade_out",
+                    default=0.0,
+                    min=0.0,
+                    max=60.0,
+                    step=0.1,
+                    tooltip="Seconds to fade out at the end.",
+                ),
+            ],
+            outputs=[io.Audio.Output(tooltip="48 kHz stereo, one item a take.")],
+        )
+
+    @classmethod
+    def execute(cls, vae, latent, normalize, peak_dbfs, fade_in, fade_out):
+        from ..acestep_core.audio import fade, normalize_peak
+        from ..acestep_core.constants import SAMPLE_RATE
+        from .sockets import latent_samples
+        from .vae import decode
+
+        audio = decode(vae, latent_samples(latent))
+        if normalize:
+            audio = normalize_peak(audio, peak_dbfs)
+        return io.NodeOutput({"waveform": fade(audio, fade_in, fade_out), "sample_rate": SAMPLE_RATE})

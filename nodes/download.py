@@ -1,0 +1,95 @@
+"""AceStepDownload: fetch published checkpoints into ComfyUI's own model folders, when the user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..acestep_core import catalogue
+
+LIST = "list"
+# ComfyUI still registers its folders of old, `unet` even before `diffusion_models`; nobody looks there.
+LEGACY_FOLDERS = ("unet", "clip")
+
+
+class AceStepDownload(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AceStepDownload",
+            display_name="ACE-Step Download",
+            category="audio/ACE-Step/models",
+            description="Downloads published ACE-Step 1.5 models into ComfyUI's model folders.",
+            search_aliases=["ace step models", "get models", "huggingface"],
+            inputs=[
+                io.Combo.Input(
+                    "what",
+                    options=[*catalogue.SETS, LIST, *(c.name for c in catalogue.CHECKPOINTS)],
+                    default="turbo set",
+                    tooltip="What to download when you press Run. 'turbo set' (6.3 GB) is all a first song "
+                    "needs: the turbo model, its text encoder and the VAE. 'list' downloads nothing and "
+                    "shows every published model with its size in GB. What is already complete is not "
+                    "downloaded again.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="Each file with its size and the folder it is in.")
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: object) -> float:
+        return float("nan")  # never equal to itself: files may have gone since the last run
+
+    @classmethod
+    def execute(cls, what: str) -> io.NodeOutput:
+        if what == LIST:
+            lines = [_list_line(checkpoint) for checkpoint in catalogue.CHECKPOINTS]
+        else:
+            lines = [line for checkpoint in catalogue.choose(what) for line in _bring(checkpoint)]
+        report = "\n".join(lines)
+        return io.NodeOutput(report, ui=ui.PreviewText(report))
+
+
+def _bring(checkpoint: catalogue.Checkpoint) -> list[str]:
+    """Make sure the checkpoint is in one of ComfyUI's folders; return a report line per file."""
+    import comfy.model_management
+    import comfy.utils
+
+    from ..acestep_core import download
+
+    present = [path for path in _folders(checkpoint) if download.is_present(checkpoint, path)]
+    folder_dir = present[0] if present else _folders(checkpoint)[0]
+    progress = comfy.utils.ProgressBar(checkpoint.size_bytes)
+    paths = download.download(
+        checkpoint,
+        folder_dir,
+        on_progress=progress.update_absolute,
+        check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
+    )
+    state = "already there" if present else "downloaded"
+    return [f"{path.name}  {catalogue.human_size(path.stat().st_size)}  {state}: {path.parent}" for path in paths]
+
+
+def _list_line(checkpoint: catalogue.Checkpoint) -> str:
+    from ..acestep_core import download
+
+    folders = _folders(checkpoint)
+    staged_bytes = sum(download.staged_bytes(checkpoint, path) for path in folders)
+    if any(download.is_present(checkpoint, path) for path in folders):
+        state = "present"
+    elif staged_bytes:
+        state = f"begun, {catalogue.human_size(staged_bytes)} so far"
+    else:
+        state = "not downloaded"
+    return f"{checkpoint.name}  {checkpoint.size_text}  {checkpoint.folder}  {state}  ({checkpoint.note})"
+
+
+def _folders(checkpoint: catalogue.Checkpoint) -> list[Path]:
+    """Return every folder ComfyUI reads the category from, the one to download into first."""
+    import folder_paths
+
+    paths = [Path(path) for path in folder_paths.get_folder_paths(checkpoint.folder)]
+    return sorted(paths, key=lambda path: path.name in LEGACY_FOLDERS)  # stable: the user's default stays first

@@ -1,0 +1,61 @@
+"""From a song to CONDITIONING: prompt texts, token ids, and the text encoder's states."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .sockets import ACESTEP_KEY, CATEGORY, CodesSocket, SongSocket, TextEncoderSocket, latent
+
+
+class AceStepEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepEncode",
+            display_name="Encode Song",
+            category=f"{CATEGORY}/generate",
+            description="Reads a song with the text encoder and gives an empty latent of its length.",
+            search_aliases=["TextEncodeAceStepAudio", "conditioning", "empty latent"],
+            inputs=[
+                TextEncoderSocket.Input("text_encoder", tooltip="From Load ACE-Step Text Encoder."),
+                SongSocket.Input("song", tooltip="What to make."),
+                CodesSocket.Input(
+                    "codes",
+                    optional=True,
+                    tooltip="Audio codes to follow, one plan for each sequence. They also set the length.",
+                ),
+                io.Float.Input(
+                    "codes_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Part of the steps that follow the codes, 0 to 1. After it the model goes on by the text "
+                    "alone.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(tooltip="For the ACE-Step sampler or core's KSampler."),
+                io.Latent.Output(tooltip="Zeros of the right length, 25 frames a second."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder, song, codes_strength, codes=None):
+        import torch
+
+        from ..acestep_core.constants import LATENT_CHANNELS
+        from ..acestep_core.pipeline.condition import n_frames_of
+        from ..acestep_core.pipeline.encode import encode
+        from ..acestep_core.types import AudioCodes, Take
+
+        codes = codes or AudioCodes()
+        n_frames = n_frames_of(song, codes)
+        encoding = encode(text_encoder, song, n_frames, codes, codes_strength)
+        extras = {"pooled_output": None, "conditioning_lyrics": encoding.lyric.states, ACESTEP_KEY: encoding}
+        if codes.n_plans:
+            extras["audio_codes"] = [list(sequence) for sequence in codes.sequences]
+        empty = torch.zeros(encoding.n_plans, n_frames, LATENT_CHANNELS)
+        takes = tuple(Take(seed=0, plan=plan) for plan in range(encoding.n_plans))
+        return io.NodeOutput([[encoding.text.states, extras]], latent(empty, takes))

@@ -1,0 +1,109 @@
+"""Sampling through ComfyUI: the core's loop inside core's guider and sampler, so that wrappers, hooks,
+patches, compilation and interruption all apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_patcher
+import comfy.samplers
+import comfy.utils
+import torch
+
+from ..acestep_core.pipeline.guidance import Guidance, Guide
+from ..acestep_core.pipeline.sample import Evaluation, Preserve, SamplerSettings, sample
+from .model import RUN_KEY
+
+
+class AceStepGuider(comfy.samplers.CFGGuider):
+    """Core's guider with our guidance methods, and no unconditional pass where they do not need one."""
+
+    def __init__(self, model_patcher, guidance: Guidance) -> None:
+        super().__init__(model_patcher)
+        self.guide = Guide(guidance)
+        self.corrector = False
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        """Return the predicted data of latents x [B, 64, T] under guidance."""
+        options = dict(model_options or {})
+        guidance = self.guide.guidance
+        applies = guidance.applies_at(float(timestep[0]))
+        if applies:
+            # A guidance function that another node has put on the MODEL goes first.
+            options.setdefault("sampler_cfg_function", self._combine)
+        scale = guidance.scale if applies else 1.0
+        positive, negative = self.conds["positive"], self.conds.get("negative")
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, negative, positive, scale, options, seed)
+
+    def _combine(self, args: dict) -> torch.Tensor:
+        # Core hands over and takes back x minus data, which is t times the velocity.
+        t = float(args["sigma"][0])
+        cond, uncond, x = (args[name].transpose(1, 2) for name in ("cond", "uncond", "input"))
+        return t * self.guide(cond / t, uncond / t, x, t, self.corrector).transpose(1, 2)
+
+
+def run(
+    model_patcher,
+    positive: list,
+    negative: list,
+    noise: torch.Tensor,
+    levels: tuple[float, ...],
+    guidance: Guidance,
+    settings: SamplerSettings,
+    *,
+    seed: int,
+    start: torch.Tensor | None = None,
+    preserve: Preserve | None = None,
+    fresh_noise: Callable[[], torch.Tensor] | None = None,
+    on_step: Callable[[int], None],
+) -> torch.Tensor:
+    """Return latents [B, T, 64] sampled from noise [B, T, 64] along levels, all float32 on the CPU."""
+    guider = AceStepGuider(model_patcher, guidance)
+    guider.set_conds(positive, negative)
+
+    def sampler(model, x, sigmas, extra_args, callback, disable=None):
+        bound = extra_args["model_options"]["transformer_options"][RUN_KEY]
+        # Every level at once, before the first forward.
+        bound.expect([level for level in levels if level > 0], x.to(model_patcher.model.get_dtype_inference()))
+        device = x.device
+
+        def velocity(latents: torch.Tensor, at: Evaluation) -> torch.Tensor:
+            bound.step, guider.corrector = at.step, at.corrector
+            x = latents.transpose(1, 2)
+            data = model(x, x.new_full((len(x),), at.t), **extra_args)
+            return ((x - data) / at.t).transpose(1, 2)
+
+        def after_step(index: int, data: torch.Tensor) -> None:
+            on_step(index)
+            callback({"i": index, "denoised": data.transpose(1, 2), "x": x, "sigma": levels[index]})
+
+        return sample(
+            velocity,
+            noise.to(device),
+            levels,
+            settings,
+            start=None if start is None else start.to(device),
+            preserve=_on(device, preserve),
+            fresh_noise=None if fresh_noise is None else lambda: fresh_noise().to(device),
+            on_step=after_step,
+        ).transpose(1, 2)
+
+    clean = torch.zeros_like(noise) if start is None else start
+    samples = guider.sample(
+        noise.transpose(1, 2).contiguous(),
+        clean.transpose(1, 2).contiguous(),
+        comfy.samplers.KSAMPLER(sampler),
+        torch.tensor(levels),
+        disable_pbar=True,
+        seed=seed,
+    )
+    return samples.transpose(1, 2).float().cpu()
+
+
+def _on(device: torch.device, preserve: Preserve | None) -> Preserve | None:
+    if preserve is None:
+        return None
+    return Preserve(
+        preserve.source.to(device), preserve.inside.to(device), preserve.injection, preserve.crossfade_frames
+    )

@@ -1,0 +1,168 @@
+"""ComfyUI's memory management, seen from the pack. The only file that touches its devices and operations.
+
+Decides devices and dtypes, builds layers from ComfyUI's operations, wraps models in its patchers, reads
+files through its reader, and lists its model folders.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+
+from ..acestep_core.models.files import list_model_folders
+from ..acestep_core.models.layers import Build, scaled_dot_product_attention
+
+log = logging.getLogger("acestep")
+
+# The checkpoints are bf16; half precision overflows in their attention.
+# Source: ace-step/ACE-Step-1.5 issues 924 and 927.
+COMPUTE_DTYPES = (torch.bfloat16, torch.float32)
+WEIGHT_DTYPES = {
+    "auto": None,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+TOKENIZER_FOLDER = Path(comfy.__path__[0]) / "text_encoders" / "qwen25_tokenizer"
+
+
+def with_attention(operations: type) -> type:
+    """Return ComfyUI's layer classes with its attention beside them, as the core expects."""
+    return type("AceStepOps", (operations,), {"attention": staticmethod(attention)})
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Return attention [B, H, Sq, D] by the kernel the user chose for ComfyUI, where it takes our shapes.
+
+    Sage and flash attention take no mask, and ComfyUI's CPU choice trades time for memory we do not use.
+    """
+    if mask is None and (mm.sage_attention_enabled() or mm.flash_attention_enabled()):
+        gqa = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
+        return optimized_attention(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True, **gqa)
+    return scaled_dot_product_attention(q, k, v, mask)
+
+
+def patcher(model: torch.nn.Module, load_device: torch.device, offload_device: torch.device, dynamic: bool = True):
+    """Return ComfyUI's patcher around a model that has no weights yet; see `fill`.
+
+    The class is looked up here, not imported: ComfyUI replaces it at start when it runs with dynamic VRAM.
+    """
+    make = comfy.model_patcher.CoreModelPatcher if dynamic else comfy.model_patcher.ModelPatcher
+    mm.archive_model_dtypes(model)
+    return make(model, load_device=load_device, offload_device=offload_device)
+
+
+def fill(patcher, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load weights into a patcher's model; under dynamic VRAM they stay backed by the file."""
+    missing, _ = model.load_state_dict(state, strict=False, assign=patcher.is_dynamic())
+    if missing:
+        raise RuntimeError(f"{len(missing)} weights are missing from the file, the first is {missing[0]}")
+    model.eval().requires_grad_(False)
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file, read as ComfyUI reads them."""
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
+
+
+def text_encoder_build() -> tuple[Build, torch.dtype, torch.device, torch.device]:
+    """Return how to build a text encoder, the dtype it computes in, and its load and offload devices."""
+    load, offload = mm.text_encoder_device(), mm.text_encoder_offload_device()
+    dtype = torch.bfloat16 if mm.should_use_bf16(load) else torch.float32
+    return Build(with_attention(comfy.ops.manual_cast), dtype, offload), dtype, load, offload
+
+
+def vae_build() -> tuple[Build, torch.dtype, torch.device, torch.device]:
+    """Return how to build a VAE, the dtype it computes in, and its load and offload devices."""
+    load, offload = mm.vae_device(), mm.vae_offload_device()
+    dtype = mm.vae_dtype(load, list(COMPUTE_DTYPES))
+    return Build(with_attention(comfy.ops.manual_cast), dtype, offload), dtype, load, offload
+
+
+def load_for(patcher, memory_required: float) -> torch.device:
+    """Make a model resident, with room for its activations, and return its device."""
+    mm.load_models_gpu([patcher], memory_required=memory_required)
+    return patcher.load_device
+
+
+def room_beside(patcher) -> float:
+    """Return the bytes of a device that activations may take once a model's weights are in."""
+    device = patcher.load_device
+    weights = min(patcher.model_size(), mm.maximum_vram_for_weights(device))
+    return max(0, mm.get_total_memory(device) - weights - mm.extra_reserved_memory())
+
+
+def to_intermediate(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor where ComfyUI keeps what travels between nodes, float32."""
+    return tensor.to(mm.intermediate_device(), torch.float32)
+
+
+def intermediate_device() -> torch.device:
+    """Return where ComfyUI keeps what travels between nodes."""
+    return mm.intermediate_device()
+
+
+def to_intermediate_device(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor where ComfyUI keeps what travels between nodes, its dtype unchanged."""
+    return tensor.to(mm.intermediate_device())
+
+
+def raise_if_interrupted() -> None:
+    """Raise ComfyUI's interruption if the user has cancelled."""
+    mm.throw_exception_if_processing_interrupted()
+
+
+def progress(total: int) -> Callable[[int], None]:
+    """Return a function that shows how many of `total` parts are done, and raises when the user cancelled."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def update(done: int) -> None:
+        raise_if_interrupted()
+        bar.update_absolute(done)
+
+    return update
+
+
+def tile_progress() -> Callable[[int, int], None]:
+    """Return a function that shows how many tiles of how many are done, and raises when the user cancelled."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def update(done: int, total: int) -> None:
+        raise_if_interrupted()
+        bar.update_absolute(done, total)
+
+    return update
+
+
+def models_in(category: str) -> list[str]:
+    """Return what a combo over a ComfyUI folder offers: files, and model folders as `name/`, all with `/`."""
+    files = [name.replace("\\", "/") for name in folder_paths.get_filename_list(category)]
+    folders = {name for root in folder_paths.get_folder_paths(category) for name in list_model_folders(Path(root))}
+    inside = tuple(folders)
+    return sorted(folders) + [name for name in files if not name.startswith(inside)]
+
+
+def path_of(categories: tuple[str, ...], name: str) -> Path:
+    """Return the file or folder a combo value names.
+
+    Raises FileNotFoundError when it is gone, ValueError when the name leads out of ComfyUI's folders.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f'"{name}" leads outside the models folder; choose a model from the list')
+    for category in categories:
+        for root in map(Path, folder_paths.get_folder_paths(category)):
+            path = root / name
+            if path.exists():
+                return path
+    where = " or ".join(f"models/{category}" for category in categories)
+    raise FileNotFoundError(f'"{name}" is not in {where}; put it there or run "Download ACE-Step Models"')

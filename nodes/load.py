@@ -1,0 +1,135 @@
+"""The loaders: one node each for DiT, text encoder and VAE, every file layout behind one combo."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.presets import PRESETS
+from .sockets import CATEGORY, TextEncoderSocket
+
+DIT_FOLDERS = ("diffusion_models", "checkpoints")
+TEXT_ENCODER_FOLDERS = ("text_encoders", "checkpoints")
+VAE_FOLDERS = ("vae", "checkpoints")
+VARIANTS = ["auto", *PRESETS, *(f"xl-{name}" for name in ("turbo", "sft", "base"))]
+LOADERS = f"{CATEGORY}/loaders"
+
+
+class AceStepLoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from .host import WEIGHT_DTYPES
+
+        return io.Schema(
+            node_id="AceStepLoadModel",
+            display_name="Load ACE-Step Model",
+            category=LOADERS,
+            description="Loads the diffusion transformer with its condition encoder and audio tokenizer.",
+            search_aliases=["ace step dit", "unet loader", "diffusion model"],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=_options(DIT_FOLDERS),
+                    tooltip="A file or folder in models/diffusion_models, or an all-in-one file in models/checkpoints."
+                    " Folders end with a slash.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=VARIANTS,
+                    default="auto",
+                    tooltip="Which training the weights had. It decides what auto means for steps, shift and guidance."
+                    " auto reads it from the model's configuration or its name.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="auto",
+                    tooltip="Number format the weights are kept in. auto suits the file and the card; fp8 halves the "
+                    "memory of bf16 at a small loss.",
+                    advanced=True,
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Only for model files that come without their silence latent: silence is then encoded with"
+                    " this VAE.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The music model; works with our sampler and with core's.")],
+        )
+
+    @classmethod
+    def execute(cls, model, variant, weight_dtype, vae=None):
+        from . import host
+        from .model import load
+
+        patcher = load(host.path_of(DIT_FOLDERS, model), variant, weight_dtype, vae)
+        text = _describe(patcher.model)
+        host.log.info(text)
+        return io.NodeOutput(patcher, ui={"text": (text,)})
+
+
+class AceStepLoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepLoadTextEncoder",
+            display_name="Load ACE-Step Text Encoder",
+            category=LOADERS,
+            description="Loads Qwen3-Embedding, which reads the caption and the lyrics.",
+            search_aliases=["ace step clip", "qwen embedding"],
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder",
+                    options=_options(TEXT_ENCODER_FOLDERS),
+                    tooltip="A file or folder in models/text_encoders, or an all-in-one file in models/checkpoints. "
+                    "Not the 5 Hz planner.",
+                )
+            ],
+            outputs=[TextEncoderSocket.Output(display_name="text_encoder", tooltip="For Encode Song.")],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder):
+        from . import host
+        from .text_encoder import load
+
+        return io.NodeOutput(load(host.path_of(TEXT_ENCODER_FOLDERS, text_encoder)))
+
+
+class AceStepLoadVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepLoadVAE",
+            display_name="Load ACE-Step VAE",
+            category=LOADERS,
+            description="Loads the audio codec between 48 kHz stereo and 25 Hz latents.",
+            search_aliases=["oobleck", "audio vae"],
+            inputs=[
+                io.Combo.Input(
+                    "vae",
+                    options=_options(VAE_FOLDERS),
+                    tooltip="A file or folder in models/vae, or an all-in-one file in models/checkpoints.",
+                )
+            ],
+            outputs=[io.Vae.Output(tooltip="Works with our nodes and with core's audio VAE nodes.")],
+        )
+
+    @classmethod
+    def execute(cls, vae):
+        from . import host
+        from .vae import load
+
+        return io.NodeOutput(load(host.path_of(VAE_FOLDERS, vae)))
+
+
+def _options(categories: tuple[str, ...]) -> list[str]:
+    from .host import models_in
+
+    return [name for category in categories for name in models_in(category)]
+
+
+def _describe(model) -> str:
+    guess = "" if model.variant_known else " (assumed: neither the name nor a configuration tells)"
+    size = "XL" if model.diffusion_model.config.timbre_class_token else "2B"
+    return f"{size} {model.variant}{guess}, {str(model.get_dtype()).removeprefix('torch.')}"

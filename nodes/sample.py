@@ -1,0 +1,232 @@
+"""The sampler: from CONDITIONING and noise to latents, takes by takes."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.constants import MAX_SEED, MAX_TAKES
+from ..acestep_core.pipeline.guidance import METHODS
+from ..acestep_core.pipeline.options import Options, official, parse_seeds, parse_timesteps
+from ..acestep_core.pipeline.sample import SOLVERS, SamplerSettings
+from ..acestep_core.pipeline.schedule import MAX_SHIFT, MAX_STEPS
+from ..acestep_core.pipeline.wavelet import MODES, Dcw
+from .sockets import CATEGORY, OptionsSocket
+
+GENERATE = f"{CATEGORY}/generate"
+
+
+class AceStepSamplerOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepSamplerOptions",
+            display_name="ACE-Step Sampler Options",
+            category=GENERATE,
+            description="Settings most songs do not need. Every default changes nothing.",
+            search_aliases=["apg", "adg", "heun", "sde", "timesteps", "dcw"],
+            inputs=[
+                io.Combo.Input(
+                    "guidance_method",
+                    options=list(METHODS),
+                    default="apg",
+                    tooltip="How guidance is applied, on base and sft models: apg keeps it from distorting, adg turns "
+                    "angles frame by frame, cfg is the plain formula.",
+                ),
+                io.Float.Input(
+                    "guidance_start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Lowest noise level with guidance. 0 is the finished song.",
+                ),
+                io.Float.Input(
+                    "guidance_end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Highest noise level with guidance. 1 is pure noise, the start of the run.",
+                ),
+                io.Combo.Input(
+                    "solver",
+                    options=list(SOLVERS),
+                    default="euler",
+                    tooltip="euler: one model call a step. heun: two, more exact. sde: euler with fresh seeded noise "
+                    "in every step.",
+                ),
+                io.String.Input(
+                    "timesteps",
+                    default="",
+                    tooltip="Noise levels of your own, falling from 1, such as 1, 0.9, 0.75, 0.5, 0.3. They replace "
+                    "steps and shift; turbo models move each to the nearest level they know. Empty is off.",
+                ),
+                io.Combo.Input(
+                    "dcw_mode",
+                    options=list(MODES),
+                    default="off",
+                    tooltip="Wavelet correction after each step: of low or high frequencies over time, of both, or of "
+                    "the latents themselves (pix).",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "dcw_scale",
+                    default=0.05,
+                    min=0.0,
+                    max=0.5,
+                    step=0.005,
+                    tooltip="Strength of the wavelet correction; of its low band in double.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "dcw_high_scale",
+                    default=0.02,
+                    min=0.0,
+                    max=0.5,
+                    step=0.005,
+                    tooltip="Strength of the high band in double.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "velocity_limit",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="Largest velocity, as a multiple of the latents' size. 0 is off; 2 calms runaway steps.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "velocity_ema",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="Part of the previous step's velocity that is kept, 0 to 0.99. 0 is off; 0.1 smooths.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=["custom", "official turbo"],
+                    default="custom",
+                    tooltip="official turbo ignores the fields above and turns on what the official interface turns on"
+                    " for turbo models: the double wavelet correction.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[OptionsSocket.Output(display_name="options", tooltip="For the ACE-Step sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        guidance_method,
+        guidance_start,
+        guidance_end,
+        solver,
+        timesteps,
+        dcw_mode,
+        dcw_scale,
+        dcw_high_scale,
+        velocity_limit,
+        velocity_ema,
+        preset,
+    ):
+        if preset == "official turbo":
+            return io.NodeOutput(official(is_turbo=True))
+        dcw = Dcw(dcw_mode, dcw_scale, dcw_high_scale)
+        settings = SamplerSettings(solver, norm_limit=velocity_limit, ema=velocity_ema, dcw=dcw)
+        interval = (guidance_start, guidance_end)
+        return io.NodeOutput(Options(guidance_method, interval, settings, parse_timesteps(timesteps)))
+
+
+class AceStepSample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepSample",
+            display_name="ACE-Step Sampler",
+            category=GENERATE,
+            description="Turns noise into latents under the song's conditioning. One seed, or several takes at once.",
+            search_aliases=["ksampler", "generate"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Load ACE-Step Model."),
+                io.Conditioning.Input("conditioning", tooltip="From Encode Song."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="Gives the length. Frames outside its noise mask, if it has one, are kept.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="Seed of the first take; the next takes count up from it. A take sounds the same alone or "
+                    "among others.",
+                ),
+                io.Int.Input(
+                    "takes_per_plan",
+                    default=1,
+                    min=1,
+                    max=MAX_TAKES,
+                    tooltip="How many takes to make of each plan, 1 to 8. Without codes there is one plan.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=MAX_STEPS,
+                    tooltip="Sampling steps. 0 is auto: 8 on turbo models, 50 on sft and base.",
+                ),
+                io.Float.Input(
+                    "shift",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_SHIFT,
+                    step=0.1,
+                    tooltip="Above 1 spends more steps on structure, below on detail. 0 is auto: 3 on turbo, 1 on sft "
+                    "and base.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="How strictly sft and base models follow the prompt. 0 is auto: 7 there, 1 (none) on "
+                    "turbo.",
+                ),
+                io.String.Input(
+                    "seeds",
+                    default="",
+                    optional=True,
+                    tooltip="One seed for each take, separated by commas, in place of seed. Empty is off.",
+                    advanced=True,
+                ),
+                OptionsSocket.Input("options", optional=True, tooltip="From ACE-Step Sampler Options."),
+            ],
+            outputs=[io.Latent.Output(tooltip="One item a take, plan by plan.")],
+        )
+
+    @classmethod
+    def execute(cls, model, conditioning, latent, seed, takes_per_plan, steps, shift, guidance, seeds="", options=None):
+        from . import host
+        from .generate import generate
+
+        options = options or Options()
+        result = generate(
+            model,
+            conditioning,
+            latent,
+            seed,
+            parse_seeds(seeds),
+            takes_per_plan,
+            steps,
+            shift,
+            guidance,
+            options,
+        )
+        for warning in result.warnings:
+            host.log.warning(warning)
+        return io.NodeOutput(result.latent, ui={"text": ("\n".join((result.summary, *result.warnings)),)})

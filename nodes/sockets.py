@@ -1,0 +1,55 @@
+"""The wires between nodes: our socket types, and the transposes between ComfyUI's layout and the core's.
+
+ComfyUI's LATENT and MASK run [B, C, T]; the core runs [B, T, C]. Nothing else in the nodes transposes.
+"""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.constants import LATENT_CHANNELS
+from ..acestep_core.types import Take
+
+TextEncoderSocket = io.Custom("ACESTEP_TEXT_ENCODER")
+SongSocket = io.Custom("ACESTEP_SONG")
+CodesSocket = io.Custom("ACESTEP_CODES")
+OptionsSocket = io.Custom("ACESTEP_OPTIONS")
+
+# Our entry in core's LATENT dict (tuple of Take) and in core's conditioning dict (Encoding).
+ACESTEP_KEY = "acestep"
+CATEGORY = "audio/ACE-Step"
+
+
+def latent(samples: torch.Tensor, takes: tuple[Take, ...]) -> dict:
+    """Return core's LATENT of samples [B, T, 64] and where each came from."""
+    return {"samples": samples.transpose(1, 2).contiguous(), "type": "audio", ACESTEP_KEY: takes}
+
+
+def latent_samples(value: dict) -> torch.Tensor:
+    """Return the samples [B, T, 64] of core's LATENT.
+
+    Raises ValueError for a latent of another model, an empty one, or one that holds NaN.
+    """
+    samples = value["samples"]
+    if samples.ndim != 3 or samples.shape[1] != LATENT_CHANNELS:
+        raise ValueError(
+            f"this latent is {tuple(samples.shape)}, ACE-Step 1.5 needs [takes, {LATENT_CHANNELS}, frames]; "
+            'make it with "Encode Song"'
+        )
+    if not samples.numel():
+        raise ValueError("this latent is empty: it has no takes or no frames")
+    if not torch.isfinite(samples).all():
+        raise ValueError("this latent holds NaN or infinity; run the step that made it again in another precision")
+    return samples.transpose(1, 2)
+
+
+def latent_mask(value: dict, n_frames: int) -> torch.Tensor | None:
+    """Return core's noise mask as bool [B, n_frames], true where to generate, or None without one."""
+    mask = value.get("noise_mask")
+    if mask is None:
+        return None
+    mask = mask.reshape(-1, 1, mask.shape[-1]).float()
+    if mask.shape[-1] != n_frames:
+        mask = torch.nn.functional.interpolate(mask, size=n_frames, mode="nearest-exact")
+    return mask[:, 0] > 0.5

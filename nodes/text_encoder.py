@@ -1,0 +1,54 @@
+"""The text encoder under ComfyUI's memory management: a song's prompt and lyrics to states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..acestep_core.models.conditioner import Tokens
+from ..acestep_core.models.files import read_text_encoder
+from ..acestep_core.models.qwen3 import Qwen3
+from ..acestep_core.text import Ids, load_tokenizer
+from . import host
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """Qwen3-Embedding and its tokenizer. ComfyUI finds the model through `patcher`."""
+
+    model: Qwen3
+    tokenizer: Tokenizer
+    patcher: Any
+    dtype: torch.dtype
+
+    def states(self, text: Ids) -> Tokens:
+        """Return the last hidden states of token ids, for the caption."""
+        return self._tokens(text, lambda ids: self.model(ids, self.dtype))
+
+    def embeddings(self, text: Ids) -> Tokens:
+        """Return bare token embeddings of token ids, for the lyrics."""
+        return self._tokens(text, lambda ids: self.model.embed(ids, self.dtype))
+
+    def _tokens(self, text: Ids, encode) -> Tokens:
+        device = host.load_for(self.patcher, self._activation_bytes(text))
+        return Tokens(host.to_intermediate(encode(text.ids.to(device))), host.to_intermediate_device(text.real))
+
+    def _activation_bytes(self, text: Ids) -> int:
+        shape = self.model.config.shape
+        return text.ids.numel() * (8 * shape.width + 3 * shape.mlp_width) * self.dtype.itemsize
+
+
+def load(path: Path) -> TextEncoder:
+    """Return the text encoder of a file or folder."""
+    file = read_text_encoder(path, host.read)
+    build, dtype, load_device, offload_device = host.text_encoder_build()
+    model = Qwen3(file.config, build)
+    patcher = host.patcher(model, load_device, offload_device)
+    host.fill(patcher, model, file.state)
+    return TextEncoder(model, load_tokenizer(file.tokenizer_folder or host.TOKENIZER_FOLDER), patcher, dtype)

@@ -1,0 +1,196 @@
+"""The golden models' weights inside other people's classes: diffusers, ComfyUI, transformers.
+
+Only keys are renamed, and loading is strict, so a peer holds exactly our numbers. Peers are shared between tests:
+leave them as you found them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.ops
+import golden_models
+import torch
+from acestep_pack.acestep_core.models.acestep import AceStep
+from acestep_pack.acestep_core.models.layers import AttentionShape, Build
+from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
+from acestep_pack.nodes.host import with_attention
+from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
+from comfyui import comfyui_path
+from diffusers import AceStepTransformer1DModel
+from diffusers.pipelines.ace_step import modeling_ace_step
+from torch import Tensor, nn
+from transformers import Qwen3Config as TheirQwen3Config
+from transformers import Qwen3Model
+
+SIZES = ("2b", "xl")
+# Largest error of one forward of one part, as a part of the output's largest magnitude.
+ONE_PART = 1e-5
+
+DIFFUSERS_NAMES = {
+    ".q_proj.": ".to_q.",
+    ".k_proj.": ".to_k.",
+    ".v_proj.": ".to_v.",
+    ".o_proj.": ".to_out.0.",
+    ".q_norm.": ".norm_q.",
+    ".k_norm.": ".norm_k.",
+    "proj_in.1.": "proj_in_conv.",
+    "decoder.proj_out.1.": "decoder.proj_out_conv.",
+}
+TOKENIZER_FOLDER = comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer"
+N_TOKENS = 151_669
+
+TEXT_ENCODER = Qwen3Config(
+    AttentionShape(width=48, mlp_width=96, n_heads=4, n_kv_heads=2, head_dim=16, window=None),
+    n_layers=3,
+    n_tokens=N_TOKENS,
+)
+
+
+# diffusers.
+
+
+@functools.cache
+def diffusers_transformer(size: str) -> AceStepTransformer1DModel:
+    config = golden_models.config(size)
+    sizes = _sizes(config.decoder, num_hidden_layers=len(config.windowed_layers), is_turbo=True)
+    model = AceStepTransformer1DModel(**sizes, encoder_hidden_size=config.encoder.width)
+    return _loaded(model, _diffusers_part(size, "decoder."))
+
+
+@functools.cache
+def diffusers_condition_encoder(size: str) -> modeling_ace_step.AceStepConditionEncoder:
+    """Return diffusers' encoder as it is: without XL's class token. It knows no silence but zeros."""
+    config = golden_models.config(size)
+    model = modeling_ace_step.AceStepConditionEncoder(
+        **_sizes(config.encoder),
+        text_hidden_dim=config.text_width,
+        num_lyric_encoder_hidden_layers=config.n_lyric_layers,
+        num_timbre_encoder_hidden_layers=config.n_timbre_layers,
+    )
+    state = _diffusers_part(size, "encoder.")
+    state["null_condition_emb"] = golden_models.weights(size)["null_condition_emb"]
+    return _loaded(model, state | {"silence_latent": model.silence_latent})
+
+
+def official_condition_encoder(size: str) -> modeling_ace_step.AceStepConditionEncoder:
+    """Return a copy of diffusers' encoder that reads XL's timbre as the official code does (D1)."""
+    model = diffusers_condition_encoder.__wrapped__(size)
+    if size == "xl":
+        timbre = model.timbre_encoder
+        timbre.embed_tokens = BehindToken(timbre.embed_tokens, timbre.special_token)
+    return model
+
+
+class BehindToken(nn.Module):
+    """An embedding with one learned token in front of its sequence."""
+
+    def __init__(self, embed: nn.Module, token: Tensor) -> None:
+        super().__init__()
+        self.embed, self.token = embed, token
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.token.expand(len(x), 1, -1), self.embed(x)), dim=1)
+
+
+@functools.cache
+def diffusers_tokenizer(size: str) -> modeling_ace_step.AceStepAudioTokenizer:
+    config = golden_models.config(size)
+    depth = {"num_attention_pooler_hidden_layers": config.n_pooler_layers}
+    model = modeling_ace_step.AceStepAudioTokenizer(
+        **_sizes(config.encoder), **depth, fsq_dim=config.encoder.width
+    )
+    return _loaded(model, _diffusers_part(size, "tokenizer."))
+
+
+@functools.cache
+def diffusers_detokenizer(size: str) -> modeling_ace_step.AceStepAudioTokenDetokenizer:
+    config = golden_models.config(size)
+    depth = {"num_attention_pooler_hidden_layers": config.n_pooler_layers}
+    model = modeling_ace_step.AceStepAudioTokenDetokenizer(**_sizes(config.encoder), **depth)
+    return _loaded(model, _diffusers_part(size, "detokenizer."))
+
+
+def _diffusers_part(size: str, prefix: str) -> dict[str, Tensor]:
+    part = {}
+    for name, tensor in golden_models.weights(size).items():
+        if name.startswith(prefix):
+            for ours, theirs in DIFFUSERS_NAMES.items():
+                name = name.replace(ours, theirs)
+            part[name.removeprefix(prefix)] = tensor
+    return part
+
+
+def _sizes(shape: AttentionShape, **more: Any) -> dict[str, Any]:
+    sizes = {
+        "hidden_size": shape.width,
+        "intermediate_size": shape.mlp_width,
+        "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.n_kv_heads,
+        "head_dim": shape.head_dim,
+    }
+    return sizes | more
+
+
+# ComfyUI.
+
+
+@functools.cache
+def comfyui_model(size: str) -> AceStepConditionGenerationModel:
+    """Return ComfyUI's native model: DiT, condition encoder, tokenizer and detokenizer."""
+    config = golden_models.config(size)
+    decoder, encoder = config.decoder, config.encoder
+    model = AceStepConditionGenerationModel(
+        hidden_size=decoder.width,
+        intermediate_size=decoder.mlp_width,
+        num_heads=decoder.n_heads,
+        num_kv_heads=decoder.n_kv_heads,
+        head_dim=decoder.head_dim,
+        num_dit_layers=len(config.windowed_layers),
+        text_hidden_dim=config.text_width,
+        num_lyric_layers=config.n_lyric_layers,
+        num_timbre_layers=config.n_timbre_layers,
+        num_tokenizer_layers=config.n_pooler_layers,
+        encoder_hidden_size=encoder.width,
+        encoder_intermediate_size=encoder.mlp_width,
+        encoder_num_heads=encoder.n_heads,
+        fsq_dim=encoder.width,
+        dtype=torch.float32,
+        operations=comfy.ops.manual_cast,
+    )
+    return _loaded(model, golden_models.weights(size))
+
+
+@functools.cache
+def ours_on_comfyui_ops(size: str) -> AceStep:
+    """Return our model built as the nodes build it: ComfyUI's layers and attention."""
+    model = AceStep(golden_models.config(size), Build(with_attention(comfy.ops.manual_cast)))
+    return _loaded(model, golden_models.weights(size))
+
+
+# transformers.
+
+
+@functools.cache
+def transformers_qwen3() -> Qwen3Model:
+    sizes = _sizes(TEXT_ENCODER.shape, num_hidden_layers=TEXT_ENCODER.n_layers, vocab_size=N_TOKENS)
+    model = Qwen3Model(TheirQwen3Config(**sizes, rope_theta=TEXT_ENCODER.shape.rope_theta))
+    return _loaded(model, _text_encoder_weights())
+
+
+@functools.cache
+def our_qwen3() -> Qwen3:
+    return _loaded(Qwen3(TEXT_ENCODER), _text_encoder_weights())
+
+
+@functools.cache
+def _text_encoder_weights() -> dict[str, Tensor]:
+    expected = Qwen3(TEXT_ENCODER, Build(device="meta")).state_dict()
+    return {name: golden_models.weight(name, list(like.shape)) for name, like in expected.items()}
+
+
+def _loaded(model: Any, state: Mapping[str, Tensor]) -> Any:
+    model.load_state_dict(state, strict=True)
+    return model.eval().requires_grad_(False)
