@@ -82,7 +82,8 @@ VAE = vae_models.VaeConfig(encoder_width=8, decoder_width=8)
 
 # Which heads of XL follow the lyrics; 2B's are built into the official code.
 XL_ALIGNMENT = {"3": [18, 27], "4": [22], "5": [5, 6, 7], "6": [2, 12, 13], "7": [20, 21]}
-N_SILENCE_FRAMES = 256  # the real file has 15,000
+N_SILENCE_FRAMES = 256
+N_RELEASED_SILENCE_FRAMES = 15_000  # diffusers loads no other number
 
 METADATA = {"format": "pt"}
 # Fifteen residual units in a row each add to their input; at this gain the level stays near 1.
@@ -113,7 +114,7 @@ OUTSIDE_BLOCKS = {"conv1": 0, "snake1": 6, "conv2": 7}
 
 
 def write_comfyui_folders(models_dir: Path, tokenizer: Path | None = None) -> None:
-    """Fill a ComfyUI models folder with every model in every layout, 140 MB in all.
+    """Fill a ComfyUI models folder with every model in every layout, 143 MB in all.
 
     tokenizer: a folder whose files go beside the text encoders; without it a host uses its own.
     """
@@ -208,7 +209,9 @@ def write_pipeline(folder: Path, variant: str, tokenizer: Path | None = None, n_
     for name, tensor in dit(variant).items():
         part, key = _diffusers_key(name)
         parts[part][key] = tensor
-    parts["condition_encoder"]["silence_latent"] = silence().transpose(1, 2).contiguous()
+    times = -(-N_RELEASED_SILENCE_FRAMES // N_SILENCE_FRAMES)
+    long_silence = silence().transpose(1, 2).repeat(1, times, 1)[:, :N_RELEASED_SILENCE_FRAMES]
+    parts["condition_encoder"]["silence_latent"] = long_silence.contiguous()
     for part, state in parts.items():
         _write_json(folder / part / "config.json", _pipeline_config(part, variant))
         if part == "transformer" and n_shards > 1:

@@ -73,8 +73,7 @@ def qwen3_config(name: str, state: Mapping[str, Tensor], said: Mapping[str, Any]
             n_layers=_n_layers(state, "layers"),
             n_tokens=state["embed_tokens.weight"].shape[0],
         )
-    sizes = {"num_hidden_layers": config.n_layers, "vocab_size": config.n_tokens}
-    _compare(name, said, _layer_sizes("", config.shape) | sizes)
+    _compare(name, said, {**_layer_sizes("", config.shape), "num_hidden_layers": config.n_layers})
     return config
 
 
@@ -90,7 +89,7 @@ def check_tensors(name: str, title: str, state: Mapping[str, Tensor], expected: 
         )
     if extra := [key for key in state if key not in expected and not is_quantization(key)]:
         raise ValueError(
-            f"{name} has {len(extra)} tensors that an {title} has not ({_first(extra)}): "
+            f"{name} has tensors that an {title} has not ({_first(extra)}): "
             "it is another model, or one newer than this pack"
         )
     packed = {key.rpartition(".")[0] + ".weight" for key in state if is_quantization(key)}
@@ -129,8 +128,8 @@ def _chosen_variant(choice: str, config: AceStepConfig, name: str) -> str:
     found = "XL" if config.decoder.width != config.encoder.width else "2B"
     if found != expected:
         raise ValueError(
-            f"{name} holds {found} weights where variant {choice!r} expects {expected}: choose a {expected} "
-            "file, or variant auto"
+            f"{name} holds {found} weights where variant {choice!r} expects {expected}: choose a file of "
+            "that size, or variant auto"
         )
     return variant
 
@@ -152,9 +151,7 @@ def _needs_tensors(name: str) -> Iterator[None]:
         raise ValueError(f"{name} lacks {missing.args[0]}: it looks incomplete, download it again") from None
 
 
-def _attention_shape(
-    state: Mapping[str, Tensor], layer: str, norm: str, said: Mapping[str, Any]
-) -> AttentionShape:
+def _attention_shape(state: Mapping[str, Tensor], layer: str, norm: str, said: Mapping[str, Any]) -> AttentionShape:
     """Return the sizes of the transformer that a layer belongs to; norm is its first one's name."""
     head_dim = state[f"{layer}.self_attn.q_norm.weight"].shape[0]
     settings: dict[str, Any] = {
@@ -178,9 +175,10 @@ def _attention_shape(
 def _n_layers(state: Mapping[str, Tensor], stack: str) -> int:
     """Return one more than the highest layer number; holes below it come out as missing tensors."""
     numbers = [key[len(stack) + 1 :].partition(".")[0] for key in state if key.startswith(f"{stack}.")]
-    if not numbers:
+    highest = max((int(number) for number in numbers if number.isdigit()), default=None)
+    if highest is None:
         raise KeyError(f"{stack}.0")
-    return max(map(int, numbers)) + 1
+    return highest + 1
 
 
 def _windowed_layers(n_layers: int, said: Mapping[str, Any]) -> tuple[bool, ...]:
@@ -224,8 +222,7 @@ def _compare(name: str, said: Mapping[str, Any], found: Mapping[str, int]) -> No
                 f"{name} has {size} of {claim} {STACKS[key]} layers: it looks incomplete, download it again"
             )
         raise ValueError(
-            f"{name} contradicts itself: config.json says {key} is {claim}, the weights have {size}; "
-            "download it again"
+            f"{name} contradicts itself: config.json says {key} is {claim}, the weights have {size}; download it again"
         )
 
 

@@ -12,6 +12,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ from .weights import Read, Weights, open_weights, read_safetensors
 PIPELINE_MARK = "model_index.json"  # in the folder of a diffusers pipeline
 CONFIG = "config.json"
 SILENCE_FILE = "silence_latent.pt"
+RELEASED_ENCODER_WIDTH = 2_048  # of 2B and XL alike
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 
 
@@ -73,6 +75,11 @@ class DiTFile:
     silence: Tensor | None
     alignment_heads: dict[str, list[int]] | None
     quantized: bool
+
+    @property
+    def is_released_size(self) -> bool:
+        """Whether the weights are of a published size, and published_silence is theirs."""
+        return self.config.encoder.width == RELEASED_ENCODER_WIDTH
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +193,7 @@ def _open_pipeline(path: Path, read: Read) -> Weights:
     said: dict[str, dict[str, Any]] = {}
     for folder in DIFFUSERS_FOLDERS:
         if not (path / folder).is_dir():
-            raise FileNotFoundError(f"{path.name} lacks the folder {folder} of its pipeline: download it again")
+            raise FileNotFoundError(f"{path.name} lacks its folder {folder}: download it again")
         weights = open_weights(path / folder, read)
         tensors |= from_diffusers(folder, weights.tensors)
         said[folder] = dict(weights.said)
@@ -222,9 +229,12 @@ def _silence(path: Path, weights: Weights) -> Tensor | None:
 def _read_silence(file: Path) -> Tensor:
     """Return the official file's [1, 64, n] as [1, n, 64]."""
     try:
-        silence = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file.parent.name}/{file.name} cannot be read: download it again") from error
+        # What is no zip, torch takes for its format before 1.6, and damaged files fail in any way as that.
+        silence = torch.load(file, map_location="cpu", weights_only=True) if is_zipfile(file) else None
+    except (RuntimeError, pickle.UnpicklingError):
+        silence = None
+    if silence is None:
+        raise ValueError(f"{file.parent.name}/{file.name} cannot be read: download it again")
     if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[:2] != (1, LATENT_CHANNELS):
         found = list(silence.shape) if isinstance(silence, Tensor) else type(silence).__name__
         raise ValueError(

@@ -20,7 +20,7 @@ Read = Callable[[Path], Mapping[str, Tensor]]
 
 SUFFIXES = (".safetensors", ".sft")
 STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call their weight files
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = ("*model*.bin", "*model*.pt", "*model*.pth", "*model*.ckpt")
 LFS_POINTER = b"version https://git-lfs"
 # Format limits. Source: huggingface/safetensors, `README.md` and `safetensors/src/tensor.rs`.
 HEADER_SIZE_BYTES = 8
@@ -54,7 +54,8 @@ def open_weights(path: Path, read: Read = read_safetensors) -> Weights:
         return _open_folder(path, read)
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is not in {path.parent}: download it or choose another")
-    return Weights(path.name, read(path), _said_inside(_header(path)))
+    said = _said_inside(_header(path))
+    return Weights(path.name, read(path), said)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -135,13 +136,9 @@ def _header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(raw)
         n_needed = HEADER_SIZE_BYTES + n_header + _data_bytes(header)
     except (ValueError, AttributeError, LookupError, TypeError):  # no JSON, or JSON of another shape
-        raise ValueError(
-            f"{path.name} is not what its name says, a .safetensors file: download it again"
-        ) from None
+        raise ValueError(f"{path.name} is not what its name says, a .safetensors file: download it again") from None
     if n_bytes < n_needed:
-        raise ValueError(
-            f"{path.name} has {n_bytes:,} of {n_needed:,} bytes: it looks truncated, download it again"
-        )
+        raise ValueError(f"{path.name} has {n_bytes:,} of {n_needed:,} bytes: it looks truncated, download it again")
     return header
 
 

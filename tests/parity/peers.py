@@ -11,19 +11,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.ops
-import golden_models
 import torch
+from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
+from diffusers import AceStepTransformer1DModel
+from diffusers.pipelines.ace_step import modeling_ace_step
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from transformers import Qwen2TokenizerFast, Qwen3Model
+from transformers import Qwen3Config as TheirQwen3Config
+
+import golden_models
 from acestep_pack.acestep_core.models.acestep import AceStep
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
 from acestep_pack.nodes.host import with_attention
-from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
 from comfyui import comfyui_path
-from diffusers import AceStepTransformer1DModel
-from diffusers.pipelines.ace_step import modeling_ace_step
-from torch import Tensor, nn
-from transformers import Qwen3Config as TheirQwen3Config
-from transformers import Qwen3Model
 
 SIZES = ("2b", "xl")
 # Largest error of one forward of one part, as a part of the output's largest magnitude.
@@ -71,7 +73,7 @@ def diffusers_condition_encoder(size: str) -> modeling_ace_step.AceStepCondition
         num_timbre_encoder_hidden_layers=config.n_timbre_layers,
     )
     state = _diffusers_part(size, "encoder.")
-    state["null_condition_emb"] = golden_models.weights(size)["null_condition_emb"]
+    state["null_condition_emb"] = _weights(size)["null_condition_emb"]
     return _loaded(model, state | {"silence_latent": model.silence_latent})
 
 
@@ -99,9 +101,7 @@ class BehindToken(nn.Module):
 def diffusers_tokenizer(size: str) -> modeling_ace_step.AceStepAudioTokenizer:
     config = golden_models.config(size)
     depth = {"num_attention_pooler_hidden_layers": config.n_pooler_layers}
-    model = modeling_ace_step.AceStepAudioTokenizer(
-        **_sizes(config.encoder), **depth, fsq_dim=config.encoder.width
-    )
+    model = modeling_ace_step.AceStepAudioTokenizer(**_sizes(config.encoder), **depth, fsq_dim=config.encoder.width)
     return _loaded(model, _diffusers_part(size, "tokenizer."))
 
 
@@ -115,12 +115,17 @@ def diffusers_detokenizer(size: str) -> modeling_ace_step.AceStepAudioTokenDetok
 
 def _diffusers_part(size: str, prefix: str) -> dict[str, Tensor]:
     part = {}
-    for name, tensor in golden_models.weights(size).items():
+    for name, tensor in _weights(size).items():
         if name.startswith(prefix):
             for ours, theirs in DIFFUSERS_NAMES.items():
                 name = name.replace(ours, theirs)
             part[name.removeprefix(prefix)] = tensor
     return part
+
+
+@functools.cache
+def _weights(size: str) -> dict[str, Tensor]:
+    return golden_models.weights(size)
 
 
 def _sizes(shape: AttentionShape, **more: Any) -> dict[str, Any]:
@@ -160,14 +165,14 @@ def comfyui_model(size: str) -> AceStepConditionGenerationModel:
         dtype=torch.float32,
         operations=comfy.ops.manual_cast,
     )
-    return _loaded(model, golden_models.weights(size))
+    return _loaded(model, _weights(size))
 
 
 @functools.cache
 def ours_on_comfyui_ops(size: str) -> AceStep:
     """Return our model built as the nodes build it: ComfyUI's layers and attention."""
     model = AceStep(golden_models.config(size), Build(with_attention(comfy.ops.manual_cast)))
-    return _loaded(model, golden_models.weights(size))
+    return _loaded(model, _weights(size))
 
 
 # transformers.
@@ -178,6 +183,15 @@ def transformers_qwen3() -> Qwen3Model:
     sizes = _sizes(TEXT_ENCODER.shape, num_hidden_layers=TEXT_ENCODER.n_layers, vocab_size=N_TOKENS)
     model = Qwen3Model(TheirQwen3Config(**sizes, rope_theta=TEXT_ENCODER.shape.rope_theta))
     return _loaded(model, _text_encoder_weights())
+
+
+@functools.cache
+def transformers_tokenizer() -> Qwen2TokenizerFast:
+    """Return the bundled Qwen tokenizer, appending one end of text as Qwen3-Embedding's tokenizer.json does."""
+    tokenizer = Qwen2TokenizerFast.from_pretrained(TOKENIZER_FOLDER, padding_side="right")
+    end = (tokenizer.pad_token, tokenizer.pad_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    return tokenizer
 
 
 @functools.cache

@@ -107,9 +107,7 @@ def generate(net: AceStep, name: str, case: Case) -> Tensor:
         rows = tuple(range(BATCH))
         if not case.guidance.applies_at(at.t):
             return run.velocity(x, at.t, [Branch(current, rows)])
-        both = run.velocity(
-            torch.cat((x, x)), at.t, [Branch(current, rows), Branch(current, rows, null=True)]
-        )
+        both = run.velocity(torch.cat((x, x)), at.t, [Branch(current, rows), Branch(current, rows, null=True)])
         return guide(*both.chunk(2), x, at.t, at.corrector)
 
     return sample(

@@ -26,9 +26,7 @@ def test_weight_formula_gives_the_weights_the_official_code_was_run_on(size):
     ours = weights(size)
     assert len(ours) == expected["tensors"]
     assert sum(w.double().sum().item() for w in ours.values()) == pytest.approx(expected["sum"], rel=1e-9)
-    assert sum(w.double().abs().sum().item() for w in ours.values()) == pytest.approx(
-        expected["abs"], rel=1e-9
-    )
+    assert sum(w.double().abs().sum().item() for w in ours.values()) == pytest.approx(expected["abs"], rel=1e-9)
 
 
 @pytest.mark.parametrize("t", NOISE_LEVELS)
@@ -39,9 +37,7 @@ def test_velocity_equals_official(size, n_frames, t):
     context = z(f"{size}.dit.ctx{n_frames}", 2, n_frames, 128)
     states = z(f"{size}.dit.enc", 2, 12, model(size).config.encoder.width)
     v = model(size).velocity(x, torch.full((2,), t), context, states)
-    assert_close(
-        v[:, ::10] if n_frames == LONG else v, golden()[f"{size}.dit.T{n_frames}.t{t:.4f}"], SINGLE_FORWARD
-    )
+    assert_close(v[:, ::10] if n_frames == LONG else v, golden()[f"{size}.dit.T{n_frames}.t{t:.4f}"], SINGLE_FORWARD)
 
 
 @pytest.mark.parametrize("size", SIZES)
