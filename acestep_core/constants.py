@@ -102,7 +102,8 @@ def frames_for(duration_s: float) -> int:
     """Return how many 25 Hz latent frames duration_s fills, at least MIN_FRAMES.
 
     The duration is rounded to 0.1 s and the frames down, as the official pipeline does; diffusers
-    rounds up and ComfyUI to nearest, so lengths may differ from theirs by one frame.
+    rounds up and ComfyUI to nearest, so lengths may differ from theirs by one frame. Like the official
+    arithmetic this loses a frame where a tenth has no exact binary form: 10.2 s are 254 frames.
     Source: ace-step/ACE-Step-1.5, `acestep/handler.py`.
     """
     n_samples = int(max(0.1, round(duration_s, 1)) * SAMPLE_RATE)

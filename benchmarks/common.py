@@ -56,9 +56,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def compare(
-    contenders: Mapping[str, Callable[[], object]], rounds: int = 5, warm_up: bool = True
-) -> dict[str, float]:
+def compare(contenders: Mapping[str, Callable[[], object]], rounds: int = 5, warm_up: bool = True) -> dict[str, float]:
     """Return the seconds of each contender's best round.
 
     The contenders take turns, so that a machine that slows down slows all of them.

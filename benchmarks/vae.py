@@ -99,7 +99,7 @@ def speed(models: dict[str, nn.Module], durations: list[int]) -> str:
         }
         if not rows:
             report_agreement(contenders)  # warms up as well
-        times = compare(contenders, rounds=5 if seconds <= 10 else 2, warm_up=False)
+        times = compare(contenders, rounds=max(3, 50 // seconds), warm_up=False)
         faster_peer = min(times["diffusers"], times["ComfyUI"])
         rows.append((f"{seconds} s", *times.values(), f"{faster_peer / times['ours']:.2f}x"))
     columns = ("ours, s", "ours tiled, s", "diffusers, s", "ComfyUI, s", "faster peer ÷ ours")

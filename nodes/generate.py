@@ -63,6 +63,7 @@ def generate(
     n_plans = _n_plans(conditioning)
     every_seed = take_seeds(seed, n_plans * takes_per_plan, seeds)
     takes = [Take(s, i // takes_per_plan, len(levels) - 1) for i, s in enumerate(every_seed)]
+    settings = replace(options.settings, heun_last=not is_turbo)
     preserve = _preserve(source, latent_mask(latent_in, n_frames), len(takes))
     warnings = [*resolved.warnings, *_unused_source(source, preserve)]
 
@@ -82,7 +83,7 @@ def generate(
                 torch.stack([noise(take.seed, n_frames) for take in takes[chunk]]),
                 levels,
                 options.guidance(resolved.guidance),
-                options.settings,
+                settings,
                 seed=takes[start].seed,
                 preserve=None if preserve is None else _rows(preserve, chunk),
                 fresh_noise=_stream([take.seed for take in takes[chunk]], n_frames),

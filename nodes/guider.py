@@ -22,13 +22,13 @@ class AceStepGuider(comfy.samplers.CFGGuider):
     def __init__(self, model_patcher, guidance: Guidance) -> None:
         super().__init__(model_patcher)
         self.guide = Guide(guidance)
-        self.corrector = False
+        self.at = Evaluation(t=1.0, step=0)
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the predicted data of latents x [B, 64, T] under guidance."""
         options = dict(model_options or {})
         guidance = self.guide.guidance
-        applies = guidance.applies_at(float(timestep[0]))
+        applies = guidance.applies_at(self.at.t)
         if applies:
             # A guidance function that another node has put on the MODEL goes first.
             options.setdefault("sampler_cfg_function", self._combine)
@@ -37,10 +37,11 @@ class AceStepGuider(comfy.samplers.CFGGuider):
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, negative, positive, scale, options, seed)
 
     def _combine(self, args: dict) -> torch.Tensor:
-        # Core hands over and takes back x minus data, which is t times the velocity.
-        t = float(args["sigma"][0])
+        # Core hands over and takes back x minus data, which is sigma times the velocity.
+        sigma = float(args["sigma"][0])
         cond, uncond, x = (args[name].transpose(1, 2) for name in ("cond", "uncond", "input"))
-        return t * self.guide(cond / t, uncond / t, x, t, self.corrector).transpose(1, 2)
+        guided = self.guide(cond / sigma, uncond / sigma, x, self.at.t, self.at.corrector)
+        return sigma * guided.transpose(1, 2)
 
 
 def run(
@@ -69,10 +70,12 @@ def run(
         device = x.device
 
         def velocity(latents: torch.Tensor, at: Evaluation) -> torch.Tensor:
-            bound.step, guider.corrector = at.step, at.corrector
+            bound.at = guider.at = at
             x = latents.transpose(1, 2)
-            data = model(x, x.new_full((len(x),), at.t), **extra_args)
-            return ((x - data) / at.t).transpose(1, 2)
+            # The network reads the level from the Run. At t = 0 core's data would be x and tell no velocity.
+            sigma = at.t or 1.0
+            data = model(x, x.new_full((len(x),), sigma), **extra_args)
+            return ((x - data) / sigma).transpose(1, 2)
 
         def after_step(index: int, data: torch.Tensor) -> None:
             on_step(index)

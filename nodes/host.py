@@ -71,8 +71,9 @@ def fill(patcher, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> Non
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file, read as ComfyUI reads them."""
-    return comfy.utils.load_torch_file(str(path), safe_load=True)
+    """Return the tensors of a file, read as ComfyUI reads them, older forms of quantisation made new."""
+    state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    return comfy.utils.convert_old_quants(state, "", metadata=metadata or {})[0]
 
 
 def text_encoder_build() -> tuple[Build, torch.dtype, torch.device, torch.device]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.presets import PRESETS
+from ..acestep_core.models.detect import VARIANTS
 from .sockets import CATEGORY, TextEncoderSocket
 
 DIT_FOLDERS = ("diffusion_models", "checkpoints")
 TEXT_ENCODER_FOLDERS = ("text_encoders", "checkpoints")
 VAE_FOLDERS = ("vae", "checkpoints")
-VARIANTS = ["auto", *PRESETS, *(f"xl-{name}" for name in ("turbo", "sft", "base"))]
 LOADERS = f"{CATEGORY}/loaders"
 
 
@@ -34,7 +33,7 @@ class AceStepLoadModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "variant",
-                    options=VARIANTS,
+                    options=list(VARIANTS),
                     default="auto",
                     tooltip="Which training the weights had. It decides what auto means for steps, shift and guidance."
                     " auto reads it from the model's configuration or its name.",

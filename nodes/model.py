@@ -31,8 +31,6 @@ from ..acestep_core.types import AudioCodes
 from . import host
 from .sockets import ACESTEP_KEY
 
-# Widths of the published decoders, 2B and XL, whose silence is known.
-RELEASED_WIDTHS = (2048, 2560)
 SILENCE_FRAMES = 15_000  # 600 s, as long as the official silence_latent.pt
 ENCODED_SILENCE_FRAMES = 32  # well past the encoder's reach of 7 frames
 
@@ -51,7 +49,9 @@ class Part:
     @property
     def n_tokens(self) -> int:
         """Return how long the packed condition will be; parts of one length can share a forward."""
-        return self.encoding.text.states.shape[1] + self.encoding.lyric.states.shape[1] + 1
+        timbre = self.encoding.timbre
+        n_timbre = 1 if timbre is None else timbre.shape[0]
+        return self.encoding.text.states.shape[1] + self.encoding.lyric.states.shape[1] + n_timbre
 
 
 class PartCond:
@@ -88,7 +88,7 @@ class Network(AceStep):
         """Return the velocity [B, 64, T] of latents x [B, 64, T]; acestep holds the batch's Parts."""
         options = transformer_options or {}
         run: Run = options[RUN_KEY]
-        t = float(timestep[0])
+        t = float(timestep[0]) if run.at is None else run.at.t
         frames = x.transpose(1, 2)
         step, n_steps = _where(run, t, options)
         branches = [
@@ -165,7 +165,7 @@ def _silence(file: DiTFile, vae) -> torch.Tensor:
         return file.silence
     if vae is not None:
         return _encoded_silence(vae)
-    if file.config.decoder.width in RELEASED_WIDTHS:
+    if file.is_released_size:
         return published_silence(SILENCE_FRAMES)
     raise ValueError('this model file has no silence latent; connect a VAE to "vae", or load the official folder')
 
@@ -205,7 +205,7 @@ def _with_run(executor, *args, **kwargs):
 def _where(run: Run, t: float, options: dict) -> tuple[int, int]:
     """Return which step of how many a forward belongs to: our sampler says so, for others the sigmas do."""
     sigmas = options["sample_sigmas"]
-    step = run.step if run.step is not None else int((sigmas > t + 1e-6).sum())
+    step = run.at.step if run.at is not None else int((sigmas > t + 1e-6).sum())
     return step, len(sigmas) - 1
 
 

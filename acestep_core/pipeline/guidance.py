@@ -83,10 +83,8 @@ def apg(cond: Tensor, uncond: Tensor, scale: float, momentum: Tensor | None) -> 
     momentum = difference
     norm = difference.norm(dim=TIME, keepdim=True)
     difference = difference * torch.clamp(APG_NORM_LIMIT / norm, max=1.0)
-    # float64 as officially; Apple's GPUs have none.
-    exact = torch.float32 if cond.device.type == "mps" else torch.float64
-    direction = torch.nn.functional.normalize(cond.to(exact), dim=TIME)
-    wide = difference.to(exact)
+    direction = torch.nn.functional.normalize(_exact(cond), dim=TIME)
+    wide = _exact(difference)
     orthogonal = wide - (wide * direction).sum(TIME, keepdim=True) * direction
     return cond + (scale - 1) * orthogonal.to(cond.dtype), momentum
 
@@ -96,14 +94,20 @@ def adg(cond: Tensor, uncond: Tensor, x: Tensor, t: float, scale: float) -> Tens
     weight = max(scale - 1, 0.0) + 1e-3
     data, plain = x - t * cond, x - t * uncond
     difference = data - plain
-    cosine = torch.nn.functional.cosine_similarity(data, plain, dim=-1)[..., None].clamp(-1 + 1e-6, 1 - 1e-6)
-    angle = cosine.acos()
+    # Two predictions are often nearly parallel: the angle between them needs every digit.
+    cosine = torch.nn.functional.cosine_similarity(_exact(data), _exact(plain), dim=-1)[..., None]
+    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos().to(x.dtype)
     turned = (weight * angle).clamp(-ADG_MAX_ANGLE, ADG_MAX_ANGLE)
     along = (difference * plain).sum(-1, keepdim=True) / ((plain**2).sum(-1, keepdim=True) + 1e-8)
     orthogonal = difference - along * plain
     stretch = torch.where(angle.sin() > 1e-3, turned.sin() / angle.sin(), torch.full_like(angle, weight))
     guided = turned.cos() * data + orthogonal * stretch
     return (x - guided) / t
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Return x in float64, as the official code computes it; Apple's GPUs have none."""
+    return x if x.device.type == "mps" else x.double()
 
 
 METHODS: dict[str, Callable[..., object]] = {"apg": apg, "adg": adg, "cfg": cfg}

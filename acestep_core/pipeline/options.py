@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from .guidance import Guidance
 from .sample import SamplerSettings
+from .schedule import custom_schedule
 from .wavelet import Dcw
 
 
@@ -20,6 +21,8 @@ class Options:
 
     def __post_init__(self) -> None:
         self.guidance(1.0)  # checks method and interval
+        if self.timesteps:
+            custom_schedule(self.timesteps)  # checks that they fall
 
     def guidance(self, scale: float) -> Guidance:
         """Return the guidance of a generation at this scale."""

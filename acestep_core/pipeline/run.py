@@ -16,6 +16,7 @@ from ..models.acestep import AceStep
 from ..models.dit import CrossKV, Modulation
 from ..models.layers import cast
 from .condition import Condition, Encoding, condition
+from .sample import Evaluation
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Branch:
 class Run:
     """Velocities of one model over one generation.
 
-    step: the step a sampler is at, for who wants to change the condition part-way; None if nobody tells.
+    at: where our own loop is, for who wants to change the condition part-way; None under a foreign sampler.
     """
 
     def __init__(self, model: AceStep, silence: Tensor) -> None:
         self.model = model
         self.silence = silence
-        self.step: int | None = None
+        self.at: Evaluation | None = None
         self._conditions: dict[tuple[Encoding, bool], Condition] = {}
         self._modulations: dict[float, Modulation] = {}
         self._prepared: dict[tuple[Branch, ...], tuple[CrossKV, Tensor]] = {}

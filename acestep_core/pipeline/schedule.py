@@ -10,15 +10,14 @@ from collections.abc import Sequence
 MAX_STEPS = 200
 MAX_SHIFT = 10.0
 
-# The levels a turbo checkpoint was distilled at: shifts 1, 2 and 3 of an 8-step schedule.
-TURBO_LEVELS = tuple(
-    sorted({s * t / (1 + (s - 1) * t) for s in (1, 2, 3) for t in (i / 8 for i in range(1, 9))}, reverse=True)
-)
-
 
 def warp(t: float, shift: float) -> float:
     """Return the level t in [0, 1] moved towards noise by shift > 1, towards data by shift < 1."""
-    return shift * t / (1 + (shift - 1) * t)
+    return shift * t / (shift * t + (1 - t))  # in this form exactly 1 at t = 1, whatever the shift
+
+
+# The levels a turbo checkpoint was distilled at: shifts 1, 2 and 3 of an 8-step schedule.
+TURBO_LEVELS = tuple(sorted({warp(i / 8, shift) for shift in (1, 2, 3) for i in range(1, 9)}, reverse=True))
 
 
 def schedule(n_steps: int, shift: float) -> tuple[float, ...]:
