@@ -24,6 +24,10 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
 
     mask is additive and broadcasts to [B, H, Sq, Sk].
     """
+    if q.shape[2] == 1 and q.shape[1] != k.shape[1] and (mask is None or mask.shape[1] == 1):
+        # One token: the heads that share a key head stand as its queries, and no kernel need repeat the keys.
+        grouped = q.reshape(k.shape[0], k.shape[1], -1, k.shape[3])
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
@@ -78,7 +82,8 @@ class AttentionShape:
 class Positions:
     """What attention needs to know of a sequence: rotary angles, and the masks of both layer types.
 
-    cos, sin: [S, D/2]. full: additive [B, 1, 1, S], or None where every token is real.
+    cos, sin: [S, D/2], or [B, S, D/2] where sequences count from different tokens. full: additive, broadcasts
+    to [B, H, S, keys], or None where every token is seen.
     band: additive [B·n, 1, b, b + 2·window] for `windowed_attention`, or None where the window
     reaches everything.
     """
@@ -89,26 +94,55 @@ class Positions:
     band: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What one layer keeps of earlier tokens: keys and values [B, Hkv, n_slots, D].
+
+    slots [S]: where the tokens at hand go. n_visible: how many slots attention reads, counted from the first.
+    """
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor
+    n_visible: int
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k and v [B, S, Hkv, D] to their slots, and return what is visible then, [B, n_visible, Hkv, D]."""
+        self.keys.index_copy_(2, self.slots, k.transpose(1, 2))
+        self.values.index_copy_(2, self.slots, v.transpose(1, 2))
+        return self.keys[:, :, : self.n_visible].transpose(1, 2), self.values[:, :, : self.n_visible].transpose(1, 2)
+
+
 def positions(x: Tensor, shape: AttentionShape, real: Tensor | None = None) -> Positions:
     """Return the Positions of the tokens x [B, S, width], counted from 0. real [B, S] marks non-padding."""
     n_tokens = x.shape[1]
-    exponents = torch.arange(0, shape.head_dim, 2, device=x.device, dtype=torch.float32) / shape.head_dim
-    angles = torch.outer(torch.arange(n_tokens, device=x.device, dtype=torch.float32), shape.rope_theta**-exponents)
+    angles = rope_angles(torch.arange(n_tokens, device=x.device), shape)
     band = None
     if shape.window is not None and n_tokens > shape.window + 1:
         band = _band_mask(n_tokens, shape.window, x, real)
     return Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), key_mask(real, x.dtype), band)
 
 
+def rope_angles(places: Tensor, shape: AttentionShape) -> Tensor:
+    """Return the rotary angles [..., D/2] of integer places [...], float32."""
+    exponents = torch.arange(0, shape.head_dim, 2, device=places.device, dtype=torch.float32) / shape.head_dim
+    return places[..., None].float() * shape.rope_theta**-exponents
+
+
 def key_mask(real: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return the additive mask [B, 1, 1, S] that hides padding, or None when real [B, S] is None."""
-    return None if real is None else _additive(real[:, None, None, :].bool(), dtype)
+    return None if real is None else additive_mask(real[:, None, None, :].bool(), dtype)
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where allowed (bool) and the lowest finite number elsewhere: with -inf, a row of padding becomes NaN."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def rotate(x: Tensor, at: Positions) -> Tensor:
     """Return x [B, S, H, D] turned by its position's angles; the halves of D are the pairs."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = at.cos[:, None], at.sin[:, None]
+    cos, sin = at.cos[..., None, :], at.sin[..., None, :]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
@@ -147,11 +181,13 @@ class Attention(nn.Module):
         self.q_norm = build.norm(head_dim, shape.eps)
         self.k_norm = build.norm(head_dim, shape.eps)
 
-    def forward(self, x: Tensor, at: Positions) -> Tensor:
-        """Return self-attention of x [B, S, width], windowed where the layer is."""
+    def forward(self, x: Tensor, at: Positions, past: Past | None = None) -> Tensor:
+        """Return self-attention of x [B, S, width], windowed where the layer is; past: over earlier tokens too."""
         q = rotate(self.queries(x), at)
         k, v = self.keys_values(x)
         k = rotate(k, at)
+        if past is not None:
+            k, v = past.extend(k, v)
         if self.windowed and at.band is not None and self.shape.window is not None:
             return self.merge(windowed_attention(q, k, v, at.band, self.shape.window, self.ops))
         out = self.ops.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), at.full)
@@ -188,7 +224,7 @@ class SwiGLU(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm bidirectional transformer layer, shared by lyric, timbre, pooler and detokenizer stacks."""
+    """Pre-norm transformer layer, shared by the lyric, timbre, pooler, detokenizer and Qwen3 stacks."""
 
     def __init__(self, shape: AttentionShape, build: Build, windowed: bool) -> None:
         super().__init__()
@@ -197,8 +233,8 @@ class EncoderLayer(nn.Module):
         self.post_attention_layernorm = build.norm(shape.width, shape.eps)
         self.mlp = SwiGLU(shape.width, shape.mlp_width, build)
 
-    def forward(self, x: Tensor, at: Positions) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), at)
+    def forward(self, x: Tensor, at: Positions, past: Past | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), at, past)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -217,11 +253,6 @@ def cast(parameter: Tensor, like: Tensor) -> Tensor:
     return parameter.to(device=like.device, dtype=like.dtype)
 
 
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    # The lowest finite number, not -inf: a row of padding must not become NaN.
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
-
-
 def _band_mask(n_tokens: int, window: int, x: Tensor, real: Tensor | None) -> Tensor:
     """Return the additive mask of `windowed_attention`: in reach, inside the sequence, not padding."""
     block = window // 2
@@ -233,4 +264,4 @@ def _band_mask(n_tokens: int, window: int, x: Tensor, real: Tensor | None) -> Te
     query = torch.arange(block, device=x.device)[:, None]
     key = torch.arange(block + 2 * window, device=x.device) - window
     allowed = ((key - query).abs() <= window) & keys[:, :, None, :]
-    return _additive(allowed.flatten(0, 1)[:, None], x.dtype)
+    return additive_mask(allowed.flatten(0, 1)[:, None], x.dtype)

@@ -1,18 +1,20 @@
 """Qwen3: the text encoder, and the body of the 5 Hz planner.
 
 A causal stack of the same layers as everywhere else, over token embeddings. The text encoder reads the
-caption's last hidden states; lyrics use the embedding table alone.
+caption's last hidden states; lyrics use the embedding table alone. The planner goes on from where it was, by a
+cache of keys and values.
 Source: huggingface/transformers, `models/qwen3/modeling_qwen3.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .layers import AttentionShape, Build, Positions, encoder_layers, positions
+from .layers import AttentionShape, Build, Past, Positions, additive_mask, encoder_layers, positions, rope_angles
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,11 @@ class Qwen3Config:
     shape: AttentionShape
     n_layers: int
     n_tokens: int  # rows of the embedding table
+    own_head: bool = False  # False: the embedding table is the head too
 
 
 class Qwen3(nn.Module):
-    """A Qwen3 without a head."""
+    """A Qwen3 without the product at its end: whoever wants logits takes the rows of the head that he needs."""
 
     def __init__(self, config: Qwen3Config, build: Build | None = None) -> None:
         super().__init__()
@@ -34,10 +37,16 @@ class Qwen3(nn.Module):
         self.embed_tokens = build.embedding(config.n_tokens, config.shape.width)
         self.layers = encoder_layers((False,) * config.n_layers, config.shape, build)
         self.norm = build.norm(config.shape.width, config.shape.eps)
+        # A table to look rows up in, like the embedding: hosts cast what is looked up, wherever the table is.
+        self.lm_head = build.embedding(config.n_tokens, config.shape.width) if config.own_head else None
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Return token embeddings [B, S, width] of ids [B, S], in dtype."""
         return self.embed_tokens(ids).to(dtype)
+
+    def head_rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rows [n, width] of the head whose products with a hidden state are the logits of ids [n]."""
+        return self.embed(ids, dtype) if self.lm_head is None else self.lm_head(ids).to(dtype)
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the last hidden states [B, S, width] of ids [B, S], computed in dtype.
@@ -49,6 +58,92 @@ class Qwen3(nn.Module):
         for layer in self.layers:
             x = layer(x, at)
         return self.norm(x)
+
+    def extend(self, x: Tensor, reach: Reach) -> Tensor:
+        """Return the last hidden states [B, S, width] of embeddings x, which come next in a cache's rows."""
+        for layer, past in zip(self.layers, reach.layers, strict=True):
+            x = layer(x, reach.at, past)
+        return self.norm(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Where the next tokens of a cache's rows stand, and what each layer shows them."""
+
+    at: Positions
+    layers: tuple[Past, ...]
+
+
+class KVCache:
+    """Keys and values of sequences that grow together, one a row, in buffers that never move.
+
+    Rows end at the same slot, so that one index says where the next token goes. A row shorter than the longest
+    begins in a later slot: its first ones are hidden from it, and its positions count from 0 where it begins.
+    """
+
+    def __init__(
+        self, config: Qwen3Config, starts: Sequence[int], n_slots: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        shape = config.shape
+        size = (len(starts), shape.n_kv_heads, n_slots, shape.head_dim)
+
+        def buffer() -> Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)  # not empty: hidden times NaN is NaN
+
+        self.layers = tuple((buffer(), buffer()) for _ in range(config.n_layers))
+        self.slots = torch.arange(n_slots, device=device)
+        places = self.slots - torch.tensor(starts, device=device)[:, None]
+        angles = rope_angles(places, shape)
+        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        self.mask = additive_mask(places >= 0, dtype)[:, None, None, :]
+        self.n_filled = 0
+
+    @classmethod
+    def repeat(cls, config: Qwen3Config, prompts: Sequence[KVCache], n_rows: int, n_more: int) -> KVCache:
+        """Return a cache whose rows are n_rows times each prompt (a cache of one row), with n_more free slots."""
+        like = prompts[0].layers[0][0]
+        longest = max(prompt.n_filled for prompt in prompts)
+        starts = [longest - prompt.n_filled for prompt in prompts for _ in range(n_rows)]
+        cache = cls(config, starts, longest + n_more, like.dtype, like.device)
+        cache.n_filled = longest
+        for index, prompt in enumerate(prompts):
+            rows = slice(index * n_rows, (index + 1) * n_rows)
+            slots = slice(longest - prompt.n_filled, longest)
+            for ours, theirs in zip(cache.layers, prompt.layers, strict=True):
+                for buffer, filled in zip(ours, theirs, strict=True):
+                    buffer[rows, :, slots] = filled[:, :, : prompt.n_filled]
+        return cache
+
+    @property
+    def n_slots(self) -> int:
+        """Return how many tokens the longest row can hold."""
+        return len(self.slots)
+
+    def next(self, n_tokens: int) -> Reach:
+        """Return the reach of the next tokens of every row, and count them as filled.
+
+        Raises ValueError when the cache has no room for them.
+        """
+        start, end = self.n_filled, self.n_filled + n_tokens
+        if end > self.n_slots:
+            raise ValueError(f"the planner's cache holds {self.n_slots} tokens, {end} were asked for; ask for fewer")
+        self.n_filled = end
+        slots = self.slots[start:end]
+        mask = self.mask[..., :end] if n_tokens == 1 else self._causal(slots, end)
+        return self._reach(Positions(self.cos[:, start:end], self.sin[:, start:end], mask, None), slots, end)
+
+    def reach(self, slots: Tensor, n_visible: int) -> Reach:
+        """Return the reach of tokens at slots [S] that only the device knows, all below n_visible."""
+        cos, sin = self.cos.index_select(1, slots), self.sin.index_select(1, slots)
+        return self._reach(Positions(cos, sin, self._causal(slots, n_visible), None), slots, n_visible)
+
+    def _causal(self, slots: Tensor, n_visible: int) -> Tensor:
+        """Return the mask [B, 1, S, n_visible] that hides what comes later, and slots before a row's start."""
+        begun = self.mask[..., :n_visible]
+        return torch.where(self.slots[:n_visible] <= slots[:, None], begun, torch.finfo(begun.dtype).min)
+
+    def _reach(self, at: Positions, slots: Tensor, n_visible: int) -> Reach:
+        return Reach(at, tuple(Past(keys, values, slots, n_visible) for keys, values in self.layers))
 
 
 def _causal(at: Positions) -> Positions:
