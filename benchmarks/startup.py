@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,18 @@ def one_round(pack: Path) -> dict[str, Any]:
     _describe(ours)
     again = time.perf_counter()
 
-    packages = {name.partition(".")[0] for name in set(sys.modules) - before} - {
-        name.partition(".")[0] for name in before
-    }
+    packages = _packages(sys.modules) - _packages(before) - {str(pack).replace(".", "_x_")}  # as ComfyUI names ours
     return {
         "import": imported - start,
         "object_info, first": first - imported,
         "object_info, again": again - first,
-        "packages": sorted(name for name in packages if not name.startswith(str(pack.parent.anchor))),
+        "packages": sorted(packages),
         "heavy": sorted(packages & set(HEAVY)),
     }
+
+
+def _packages(modules: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
 
 
 def _describe(nodes: list[type]) -> None:

@@ -5,6 +5,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from .decode import AceStepDecode
 from .download import AceStepDownload
 from .encode import AceStepEncode
+from .example import AceStepExampleSong
 from .load import AceStepLoadModel, AceStepLoadTextEncoder, AceStepLoadVAE
 from .sample import AceStepSample, AceStepSamplerOptions
 from .song import AceStepSong, AceStepSongInfo
@@ -16,6 +17,7 @@ NODES: list[type[io.ComfyNode]] = [
     AceStepDownload,
     AceStepSong,
     AceStepSongInfo,
+    AceStepExampleSong,
     AceStepEncode,
     AceStepSamplerOptions,
     AceStepSample,

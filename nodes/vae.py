@@ -81,7 +81,7 @@ def _load(path: Path) -> tuple[Vae, object, torch.dtype, torch.device]:
     build, dtype, load_device, offload_device = host.vae_build()
     model = Vae(file.config, build)
     patcher = host.patcher(model, load_device, offload_device)
-    host.fill(patcher, model, file.state)
+    host.fill(patcher, model, {name: tensor.to(dtype) for name, tensor in file.state.items()})
     return model, patcher, dtype, load_device
 
 

@@ -275,9 +275,7 @@ def _tail(text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Open ComfyUI's canvas with this pack installed.")
-    parser.add_argument(
-        "--base", type=Path, default=CACHE / "base", help="folder for inputs, outputs and settings"
-    )
+    parser.add_argument("--base", type=Path, default=CACHE / "base", help="folder for inputs, outputs and settings")
     parser.add_argument("--models", type=Path, help="a ComfyUI models folder, used instead of BASE/models")
     options = parser.parse_args()
     if options.models and not options.models.is_dir():

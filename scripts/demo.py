@@ -95,7 +95,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="a ComfyUI models folder with published ACE-Step models")
     parser.add_argument("--song", type=Path, help="a JSON file with caption, lyrics, bpm, keyscale, …")
-    parser.add_argument("--duration", type=float, help=f"seconds, 10 to 600 (default: the song's, else {DEMO_DURATION_S:g})")
+    parser.add_argument(
+        "--duration", type=float, help=f"seconds, 10 to 600 (default: the song's, else {DEMO_DURATION_S:g})"
+    )
     parser.add_argument("--seed", type=int, help="seed of the take")
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="an API prompt (default: text to song)")
     return parser.parse_args()

@@ -93,9 +93,7 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
     assert ours.shape == theirs.shape, f"shape {tuple(ours.shape)} is not {tuple(theirs.shape)}"
     error = (ours.double() - theirs.double()).abs().max() / theirs.double().abs().max()
     cosine = torch.cosine_similarity(ours.double().flatten(), theirs.double().flatten(), dim=0)
-    assert error <= tolerance, (
-        f"error {error:.2e} of the maximum exceeds {tolerance:.0e} (cosine {cosine:.9f})"
-    )
+    assert error <= tolerance, f"error {error:.2e} of the maximum exceeds {tolerance:.0e} (cosine {cosine:.9f})"
     assert cosine >= 0.999999, f"cosine {cosine:.9f} (error {error:.2e} of the maximum)"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..presets import PRESETS
 from .acestep import AceStepConfig
-from .keys import is_quantization
+from .keys import LM_HEAD, is_quantization
 from .layers import AttentionShape, alternating
 from .qwen3 import Qwen3Config
 
@@ -72,6 +72,7 @@ def qwen3_config(name: str, state: Mapping[str, Tensor], said: Mapping[str, Any]
             shape=replace(_attention_shape(state, "layers.0", "input_layernorm", said), window=None),
             n_layers=_n_layers(state, "layers"),
             n_tokens=state["embed_tokens.weight"].shape[0],
+            own_head=LM_HEAD in state,
         )
     _compare(name, said, {**_layer_sizes("", config.shape), "num_hidden_layers": config.n_layers})
     return config

@@ -87,9 +87,9 @@ class DiTLayer(nn.Module):
     ) -> Tensor:
         terms = (cast(self.scale_shift_table, x) + terms)[:, :, None]
         shift_sa, scale_sa, gate_sa, shift_mlp, scale_mlp, gate_mlp = terms.unbind(1)
-        x = x + gate_sa * self.self_attn(_modulate(self.self_attn_norm(x), shift_sa, scale_sa), at)
+        x = torch.addcmul(x, gate_sa, self.self_attn(_modulate(self.self_attn_norm(x), shift_sa, scale_sa), at))
         x = x + self._cross(self.cross_attn_norm(x), kv, mask)
-        return x + gate_mlp * self.mlp(_modulate(self.mlp_norm(x), shift_mlp, scale_mlp))
+        return torch.addcmul(x, gate_mlp, self.mlp(_modulate(self.mlp_norm(x), shift_mlp, scale_mlp)))
 
     def cross_kv(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, Hkv, L, D] of condition states [B, L, width]."""

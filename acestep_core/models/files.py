@@ -23,6 +23,9 @@ from .detect import AUTO, FALLBACK_VARIANT, acestep_config, check_tensors, detec
 from .keys import (
     DIFFUSERS_FOLDERS,
     DIT,
+    LM_HEAD,
+    PLANNER,
+    PLANNER_TOKENS,
     SILENCE,
     TEXT_ENCODER,
     TEXT_ENCODER_TOKENS,
@@ -83,8 +86,11 @@ class DiTFile:
 
 
 @dataclass(frozen=True, eq=False)
-class TextEncoderFile:
-    """A Qwen3 checkpoint: tensors without prefix, and the folder of its own tokenizer where it has one."""
+class Qwen3File:
+    """A text encoder or planner: tensors without prefix, and the folder of its own tokenizer where it has one.
+
+    config.own_head tells whether a planner has a head of its own.
+    """
 
     name: str
     state: dict[str, Tensor]
@@ -127,9 +133,16 @@ def read_dit(path: Path, variant: str = AUTO, read: Read = read_safetensors) -> 
     )
 
 
-def read_text_encoder(path: Path, read: Read = read_safetensors) -> TextEncoderFile:
+def read_text_encoder(path: Path, read: Read = read_safetensors) -> Qwen3File:
     """Return the text encoder of a file or folder. Raises as read_dit does."""
-    return _read_qwen3(path, TEXT_ENCODER, "text_encoder", TEXT_ENCODER_TOKENS, read)
+    return _read_qwen3(path / "text_encoder" if _is_pipeline(path) else path, TEXT_ENCODER, TEXT_ENCODER_TOKENS, read)
+
+
+def read_planner(path: Path, read: Read = read_safetensors) -> Qwen3File:
+    """Return the planner of a file or folder. Raises as read_dit does."""
+    if _is_pipeline(path):
+        raise ValueError(f"{path.name} is a diffusers pipeline, which has no planner: choose {PLANNER.example}")
+    return _read_qwen3(path, PLANNER, PLANNER_TOKENS, read)
 
 
 def read_vae(path: Path, read: Read = read_safetensors) -> VaeFile:
@@ -164,21 +177,25 @@ def list_model_folders(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _read_qwen3(path: Path, part: Part, pipeline_folder: str, n_tokens: int, read: Read) -> TextEncoderFile:
+def _read_qwen3(path: Path, part: Part, n_tokens: int, read: Read) -> Qwen3File:
     """Return the Qwen3 of a file or folder whose embedding table must have n_tokens rows."""
-    folder = path / pipeline_folder if _is_pipeline(path) else path
-    weights = open_weights(folder, read)
+    weights = open_weights(path, read)
     state = _part(part, weights)
     if state["embed_tokens.weight"].shape[0] != n_tokens:
         raise _another_model(part, weights)
     # A single file's metadata may speak of the DiT beside the text encoder.
-    config = qwen3_config(weights.name, state, weights.said if folder.is_dir() else {})
+    said = weights.said if path.is_dir() else {}
+    if part is PLANNER and LM_HEAD in weights.tensors:
+        state[LM_HEAD] = weights.tensors[LM_HEAD]
+    if said.get("tie_word_embeddings"):
+        state.pop(LM_HEAD, None)  # a copy of the embedding that some tools write all the same
+    config = qwen3_config(weights.name, state, said)
     check_tensors(weights.name, part.title, state, Qwen3(config, SHAPES_ONLY).state_dict())
-    return TextEncoderFile(
+    return Qwen3File(
         name=weights.name,
         state=state,
         config=config,
-        tokenizer_folder=_tokenizer_folder(folder),
+        tokenizer_folder=_tokenizer_folder(path),
         quantized=any(map(is_quantization, state)),
     )
 

@@ -45,6 +45,20 @@ TEXT_ENCODER = Part(
     prefixes=("", "model.", "text_encoders.qwen3_06b.transformer.model."),
     example="qwen_0.6b_ace15.safetensors",
 )
+PLANNER = Part(
+    title="ACE-Step 1.5 planner (5 Hz LM)",
+    probes=("embed_tokens.weight",),
+    roots=("embed_tokens.", "layers.", "norm.", "lm_head."),
+    prefixes=(
+        "",
+        "model.",
+        "text_encoders.qwen3_2b.transformer.model.",
+        "text_encoders.qwen3_4b.transformer.model.",
+    ),
+    example="qwen_1.7b_ace15.safetensors",
+)
+# transformers puts the head beside the body, whose prefix `select` takes off.
+LM_HEAD = "lm_head.weight"
 VAE = Part(
     title="ACE-Step 1.5 VAE",
     probes=("decoder.block.0.snake1.beta", "decoder.layers.1.layers.0.beta"),

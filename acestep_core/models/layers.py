@@ -31,13 +31,23 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's RMSNorm where it has a kernel; on a CPU, which has none, without writing the squares down."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return super().forward(x)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * torch.rsqrt(norm * norm / x.shape[-1] + self.eps) * self.weight
+
+
 class TorchOps:
     """The default operations: torch's own layers and attention."""
 
     Linear = nn.Linear
     Conv1d = nn.Conv1d
     ConvTranspose1d = nn.ConvTranspose1d
-    RMSNorm = nn.RMSNorm
+    RMSNorm = RMSNorm
     Embedding = nn.Embedding
     attention = staticmethod(scaled_dot_product_attention)
 
@@ -143,7 +153,8 @@ def rotate(x: Tensor, at: Positions) -> Tensor:
     """Return x [B, S, H, D] turned by its position's angles; the halves of D are the pairs."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = at.cos[..., None, :], at.sin[..., None, :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1)
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, band: Tensor, window: int, ops: Ops) -> Tensor:
@@ -220,7 +231,7 @@ class SwiGLU(nn.Module):
         self.down_proj = build.linear(mlp_width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
 class EncoderLayer(nn.Module):

@@ -92,10 +92,10 @@ class KVCache:
 
         self.layers = tuple((buffer(), buffer()) for _ in range(config.n_layers))
         self.slots = torch.arange(n_slots, device=device)
-        places = self.slots - torch.tensor(starts, device=device)[:, None]
-        angles = rope_angles(places, shape)
+        self.starts = torch.tensor(starts, device=device)[:, None]
+        angles = rope_angles(self.slots, shape)
         self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
-        self.mask = additive_mask(places >= 0, dtype)[:, None, None, :]
+        self.mask = additive_mask(self.slots >= self.starts, dtype)[:, None, None, :]
         self.n_filled = 0
 
     @classmethod
@@ -130,19 +130,20 @@ class KVCache:
         self.n_filled = end
         slots = self.slots[start:end]
         mask = self.mask[..., :end] if n_tokens == 1 else self._causal(slots, end)
-        return self._reach(Positions(self.cos[:, start:end], self.sin[:, start:end], mask, None), slots, end)
+        return self._reach(slots, mask, end)
 
     def reach(self, slots: Tensor, n_visible: int) -> Reach:
         """Return the reach of tokens at slots [S] that only the device knows, all below n_visible."""
-        cos, sin = self.cos.index_select(1, slots), self.sin.index_select(1, slots)
-        return self._reach(Positions(cos, sin, self._causal(slots, n_visible), None), slots, n_visible)
+        return self._reach(slots, self._causal(slots, n_visible), n_visible)
 
     def _causal(self, slots: Tensor, n_visible: int) -> Tensor:
         """Return the mask [B, 1, S, n_visible] that hides what comes later, and slots before a row's start."""
         begun = self.mask[..., :n_visible]
         return torch.where(self.slots[:n_visible] <= slots[:, None], begun, torch.finfo(begun.dtype).min)
 
-    def _reach(self, at: Positions, slots: Tensor, n_visible: int) -> Reach:
+    def _reach(self, slots: Tensor, mask: Tensor, n_visible: int) -> Reach:
+        places = slots - self.starts
+        at = Positions(self.cos[places], self.sin[places], mask, None)
         return Reach(at, tuple(Past(keys, values, slots, n_visible) for keys, values in self.layers))
 
 

@@ -148,7 +148,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.snake2(self.conv1(self.snake1(x)), overwrite=True)
-        return self.conv2(inner).add_(x)  # type: ignore[no-any-return]
+        return self.conv2(inner).add_(x)
 
 
 class EncoderBlock(nn.Module):
@@ -162,7 +162,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.res_unit3(self.res_unit2(self.res_unit1(x)))
-        return self.conv1(self.snake1(x, overwrite=True))  # type: ignore[no-any-return]
+        return self.conv1(self.snake1(x, overwrite=True))
 
 
 class DecoderBlock(nn.Module):
@@ -176,7 +176,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_t1(self.snake1(x))
-        return self.res_unit3(self.res_unit2(self.res_unit1(x)))  # type: ignore[no-any-return]
+        return self.res_unit3(self.res_unit2(self.res_unit1(x)))
 
 
 class Encoder(nn.Module):
@@ -197,7 +197,7 @@ class Encoder(nn.Module):
         for stage, width, stride in zip(stages, self.widths, self.strides, strict=False):
             windows = _cpu_pieces(x, x.shape[-1] // stride, width, stride)
             x = _over_windows(stage, x, windows, read=stride, write=1)
-        return self.conv2(self.snake1(x, overwrite=True))  # type: ignore[no-any-return]
+        return self.conv2(self.snake1(x, overwrite=True))
 
 
 class Decoder(nn.Module):
@@ -294,7 +294,8 @@ def fold_weight_norm(state_dict: StateDict) -> dict[str, Tensor]:
     """Return the state dict with every pair of magnitude g and direction v made one weight, g · v / ‖v‖.
 
     Reads both of torch's namings. The norm runs over all but the first axis; that is the output channels of
-    a convolution and the input channels of a transposed one. Worked out in float32, returned in v's dtype.
+    a convolution and the input channels of a transposed one. Made weights are float32: rounding them to the
+    file's bf16 again would change the sound by a hundredth of its peak.
 
     Raises: ValueError where one of a pair is missing.
     """
@@ -310,7 +311,7 @@ def fold_weight_norm(state_dict: StateDict) -> dict[str, Tensor]:
             if g is None or v is None:
                 raise ValueError(f'the VAE has only half of the weight "{module}weight": the file looks truncated')
             length = v.float().flatten(1).norm(dim=1).view(-1, 1, 1)
-            folded[module + "weight"] = (v.float() * (g.float() / length)).to(v.dtype)
+            folded[module + "weight"] = v.float() * (g.float() / length)
     return folded
 
 

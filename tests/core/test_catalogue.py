@@ -36,9 +36,7 @@ def test_a_checkpoint_names_weights_of_a_plausible_size(checkpoint: catalogue.Ch
     assert checkpoint.dtype in ("bf16", "fp32")
 
 
-@pytest.mark.parametrize(
-    "checkpoint", [c for c in CHECKPOINTS if c.is_folder], ids=lambda checkpoint: checkpoint.name
-)
+@pytest.mark.parametrize("checkpoint", [c for c in CHECKPOINTS if c.is_folder], ids=lambda checkpoint: checkpoint.name)
 def test_a_folder_gets_its_config_last_so_that_it_lists_only_when_whole(
     checkpoint: catalogue.Checkpoint,
 ) -> None:

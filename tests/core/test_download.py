@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
-import threading
-import urllib.parse
 from collections.abc import Iterator
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 
@@ -19,8 +14,8 @@ import pytest
 
 from acestep_pack.acestep_core import download as downloads
 from acestep_pack.acestep_core.catalogue import Checkpoint
+from hub import HubStandIn, hub_stand_in
 
-COMMIT = "c0ffee" * 6 + "c0ff"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,98 +23,10 @@ class Cancelled(BaseException):
     """What a host raises to cancel; ComfyUI's own is no Exception either."""
 
 
-class HubStandIn(ThreadingHTTPServer):
-    """Repositories of bytes behind the hub's two addresses: the listing and `resolve`."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.repos: dict[str, dict[str, bytes]] = {}
-        self.listed_sizes: dict[str, int] = {}  # where the listing should lie about a file
-        self.break_after: list[int] = []  # bytes after which each of the next responses breaks off
-        self.honours_range = True
-        self.redirects = False  # to another host name, as the hub does for large files
-        self.status = 200
-        self.requests: list[tuple[str, Message]] = []  # Message: header names in any case
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def fetches(self) -> list[Message]:
-        return [headers for path, headers in self.requests if "/resolve/" in path]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: HubStandIn
-
-    def do_GET(self) -> None:
-        path = urllib.parse.unquote(self.path.partition("?")[0])
-        if not path.startswith("/api/models/") and "/resolve/" not in path:
-            return self._answer(404, b"")  # the hub library asks for more than the test is about
-        self.server.requests.append((path, self.headers))
-        if self.server.status != 200:
-            return self._answer(self.server.status, b"")
-        if path.startswith("/api/models/"):
-            return self._answer(200, self._listing(path.removeprefix("/api/models/")))
-        if self.server.redirects and not path.startswith("/cdn/"):
-            return self._redirect(f"http://localhost:{self.server.server_address[1]}/cdn{self.path}")
-        repo_id, _, file = path.removeprefix("/cdn").strip("/").partition(f"/resolve/{COMMIT}/")
-        return self._send_file(self.server.repos[repo_id][file])
-
-    def _listing(self, repo_id: str) -> bytes:
-        siblings = [
-            {
-                "rfilename": name,
-                "size": self.server.listed_sizes.get(name, len(content)),
-                "blobId": f"{hash(content) & 0xFFFFFFFFFFFF:012x}",
-            }
-            for name, content in self.server.repos[repo_id].items()
-        ]
-        return json.dumps({"id": repo_id, "sha": COMMIT, "siblings": siblings}).encode()
-
-    def _send_file(self, content: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked.group(1)) if asked and self.server.honours_range else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", '"stand-in"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        n_bytes = self.server.break_after.pop(0) if self.server.break_after else len(content)
-        self.wfile.write(content[start : start + n_bytes])
-        self.close_connection = True
-
-    def _redirect(self, url: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", url)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub() -> Iterator[HubStandIn]:
-    server = HubStandIn()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with hub_stand_in() as server:
+        yield server
 
 
 # Several chunks and a bit: a broken transfer must be able to stop between, and inside, chunks.
@@ -183,18 +90,14 @@ def cancel_after(n_bytes: int) -> tuple[downloads.OnProgress, downloads.CheckCan
     return on_progress, check_cancelled
 
 
-def test_a_single_file_lands_in_its_folder_and_nothing_else_does(
-    full_hub: HubStandIn, tmp_path: Path
-) -> None:
+def test_a_single_file_lands_in_its_folder_and_nothing_else_does(full_hub: HubStandIn, tmp_path: Path) -> None:
     assert fetch(full_hub, SINGLE, tmp_path / "vae") == [tmp_path / "vae" / "tiny.safetensors"]
     assert files_below(tmp_path) == ["vae/tiny.safetensors"]
     assert (tmp_path / "vae" / "tiny.safetensors").read_bytes() == WEIGHTS
     assert not (tmp_path / "vae" / downloads.STAGING).exists()
 
 
-def test_a_folder_brings_every_shard_and_only_the_files_of_the_catalogue(
-    full_hub: HubStandIn, tmp_path: Path
-) -> None:
+def test_a_folder_brings_every_shard_and_only_the_files_of_the_catalogue(full_hub: HubStandIn, tmp_path: Path) -> None:
     fetch(full_hub, FOLDER, tmp_path)
     wanted = sorted(f"tiny-xl/{name}" for name in (*SHARDS, "model.safetensors.index.json", "config.json"))
     assert files_below(tmp_path) == wanted
@@ -204,16 +107,10 @@ def test_a_folder_brings_every_shard_and_only_the_files_of_the_catalogue(
 
 def test_progress_rises_to_the_total(full_hub: HubStandIn, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    downloads.download(
-        FOLDER, tmp_path, lambda done, total: steps.append((done, total)), lambda: None, full_hub.url
-    )
+    downloads.download(FOLDER, tmp_path, lambda done, total: steps.append((done, total)), lambda: None, full_hub.url)
     done = [step[0] for step in steps]
     assert done == sorted(done)
-    assert (
-        steps[-1][0]
-        == steps[-1][1]
-        == sum((tmp_path / name).stat().st_size for name in files_below(tmp_path))
-    )
+    assert steps[-1][0] == steps[-1][1] == sum((tmp_path / name).stat().st_size for name in files_below(tmp_path))
 
 
 @pytest.mark.parametrize("n_bytes", [downloads.CHUNK_BYTES, 2 * downloads.CHUNK_BYTES + 5])
@@ -227,9 +124,7 @@ def test_a_broken_transfer_goes_on_with_a_range(full_hub: HubStandIn, tmp_path: 
     assert path.read_bytes() == WEIGHTS
 
 
-def test_a_server_without_ranges_starts_over_and_the_file_is_whole(
-    full_hub: HubStandIn, tmp_path: Path
-) -> None:
+def test_a_server_without_ranges_starts_over_and_the_file_is_whole(full_hub: HubStandIn, tmp_path: Path) -> None:
     full_hub.break_after, full_hub.honours_range = [2 * downloads.CHUNK_BYTES], False
     (path,) = fetch(full_hub, SINGLE, tmp_path)
     assert path.read_bytes() == WEIGHTS
@@ -243,9 +138,7 @@ def test_a_transfer_that_never_moves_gives_up_in_one_sentence(full_hub: HubStand
     assert not (tmp_path / "tiny.safetensors").exists()
 
 
-def test_cancelling_leaves_no_final_file_and_the_next_run_resumes(
-    full_hub: HubStandIn, tmp_path: Path
-) -> None:
+def test_cancelling_leaves_no_final_file_and_the_next_run_resumes(full_hub: HubStandIn, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         downloads.download(SINGLE, tmp_path, *cancel_after(2 * downloads.CHUNK_BYTES), full_hub.url)
     assert all(name.startswith(f"{downloads.STAGING}/") for name in files_below(tmp_path))
@@ -324,9 +217,7 @@ def test_a_file_the_repository_no_longer_has_is_named(full_hub: HubStandIn, tmp_
     assert files_below(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named_in_one_sentence(
-    full_hub: HubStandIn, tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_written_is_named_in_one_sentence(full_hub: HubStandIn, tmp_path: Path) -> None:
     blocker = tmp_path / "vae"
     blocker.write_text("a file where the folder should be")
     with pytest.raises(RuntimeError, match=r"tiny\.safetensors cannot be written to .*vae.*writable"):
@@ -372,18 +263,14 @@ def test_a_file_longer_than_listed_never_gets_its_final_name(full_hub: HubStandI
         "deep/model-1.safetensors",
     ],
 )
-def test_a_name_that_leaves_its_folder_is_never_fetched(
-    full_hub: HubStandIn, tmp_path: Path, name: str
-) -> None:
+def test_a_name_that_leaves_its_folder_is_never_fetched(full_hub: HubStandIn, tmp_path: Path, name: str) -> None:
     full_hub.repos[FOLDER.repo_id][name] = b"evil"
     fetch(full_hub, FOLDER, tmp_path / "models")
     assert all(path.startswith("models/tiny-xl/") for path in files_below(tmp_path))
     assert len(files_below(tmp_path)) == len(SHARDS) + 2
 
 
-def test_the_environment_chooses_the_hub_and_the_token_goes_no_further(
-    full_hub: HubStandIn, tmp_path: Path
-) -> None:
+def test_the_environment_chooses_the_hub_and_the_token_goes_no_further(full_hub: HubStandIn, tmp_path: Path) -> None:
     full_hub.redirects, full_hub.break_after = True, [downloads.CHUNK_BYTES]
     program = f"""
 import sys

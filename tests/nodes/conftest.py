@@ -1,5 +1,18 @@
 """Lets node tests import ComfyUI's modules in this process; they are found from here on, not before."""
 
+from collections.abc import Iterator
+
+import pytest
+import torch
+
 import comfyui
 
 comfyui.make_importable(cpu=True)
+torch.set_num_threads(1)  # the models are tiny: more threads would only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def inference_mode() -> Iterator[None]:
+    """ComfyUI runs every prompt in it, and so do tests of its nodes."""
+    with torch.inference_mode():
+        yield

@@ -1,0 +1,45 @@
+"""The dice: a finished song from the library, to hear the model at once or to learn how one is written."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.constants import MAX_SEED
+from ..acestep_core.library import ANY_STYLE, pick, styles
+from .sockets import SongSocket
+from .song import SONG
+
+
+class AceStepExampleSong(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepExampleSong",
+            display_name="ACE-Step Example Song",
+            category=SONG,
+            description="Picks a finished song, with caption, lyrics and all fields, from the library of the pack.",
+            search_aliases=["random song", "dice", "sample song", "inspiration"],
+            inputs=[
+                io.Combo.Input(
+                    "style",
+                    options=[ANY_STYLE, *styles()],
+                    default=ANY_STYLE,
+                    tooltip="Only songs of this style. any is the whole library.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="Which song. The same seed gives the same song; randomize rolls the dice, increment goes "
+                    "through them in turn.",
+                ),
+            ],
+            outputs=[SongSocket.Output(display_name="song", tooltip="For Encode Song and the planner.")],
+        )
+
+    @classmethod
+    def execute(cls, style, seed):
+        example = pick(style, seed)
+        return io.NodeOutput(example.song, ui={"text": (example.title,)})

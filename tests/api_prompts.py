@@ -1,0 +1,51 @@
+"""The shipped API prompts, changed a little: what server tests submit."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows" / "api"
+SHORT_S = 10.0
+_new_seed = count(1_000_000)
+
+
+def text_to_song(workflow: str = "01_text_to_song", **changes: dict[str, Any]) -> Prompt:
+    """Return a workflow for a short song; changes maps node classes to inputs, AceStepSample={"seed": 8}."""
+    prompt = json.loads((WORKFLOWS / f"{workflow}.json").read_text(encoding="utf-8"))
+    changes["AceStepSong"] = {"duration": SHORT_S} | changes.get("AceStepSong", {})
+    for name, inputs in changes.items():
+        prompt[node(prompt, name)]["inputs"].update(inputs)
+    return prompt
+
+
+def sketch(**changes: dict[str, Any]) -> Prompt:
+    """Return a prompt that samples one step of a short song and saves nothing."""
+    changes["AceStepSample"] = {"steps": 1, "seed": next(_new_seed)} | changes.get("AceStepSample", {})
+    prompt = text_to_song(**changes)
+    for name in ("SaveAudio", "AceStepDecode"):
+        del prompt[node(prompt, name)]
+    add(prompt, "PreviewAny", source=[node(prompt, "AceStepSample"), 0])
+    return prompt
+
+
+def node(prompt: Prompt, name: str) -> str:
+    """Return the id of the only node of a class."""
+    (found,) = [key for key, value in prompt.items() if value["class_type"] == name]
+    return found
+
+
+def add(prompt: Prompt, name: str, **inputs: Any) -> str:
+    """Add a node to a prompt, a link being [id, slot], and return its id."""
+    key = f"added {len(prompt)}"
+    prompt[key] = {"class_type": name, "inputs": inputs, "_meta": {"title": name}}
+    return key
+
+
+def link(prompt: Prompt, name: str, slot: int = 0) -> list:
+    """Return the link to an output of the only node of a class."""
+    return [node(prompt, name), slot]

@@ -1,0 +1,342 @@
+"""Whatever goes wrong: one clear sentence at the node that caused it, and the next prompt works."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from acestep_pack.acestep_core import catalogue, download
+from api_prompts import Prompt, add, node, sketch, text_to_song
+from client import Client, Message, PromptRejected, Run
+from comfyui import HOST, Server, install_pack, start
+from hub import HubStandIn, hub_stand_in
+from tiny_models import acestep, files, layers
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(autouse=True)
+def the_next_prompt_works(server: Server, client: Client) -> Iterator[None]:
+    """Whatever a test did, the server is up after it and samples."""
+    yield
+    assert server.process.poll() is None
+    assert client.run(sketch()).ok
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bad_files(server: Server) -> Iterator[None]:
+    """Files of every kind of badness in the model and input folders."""
+    models, inputs = server.base_dir / "models", server.base_dir / "input"
+    dits = models / "diffusion_models"
+    turbo = (dits / "acestep_v1.5_turbo.safetensors").read_bytes()
+    made = [dits / name for name in ("cut.safetensors", "empty.safetensors", "pickle.ckpt", "core.safetensors")]
+    for path, content in zip(made, (turbo[: len(turbo) // 2], b"", b"PK\x03\x04"), strict=False):
+        path.write_bytes(content)
+    save_file(readable_by_core(), dits / "core.safetensors")
+    made.append(Path(shutil.copy(models / "vae" / "ace_1.5_vae.safetensors", dits / "vae.safetensors")))
+    made.append(Path(shutil.copy(dits / "acestep_v1.5_turbo.safetensors", models / "vae" / "dit.safetensors")))
+    torn = Path(shutil.copytree(dits / "acestep-v15-xl-turbo", dits / "torn"))
+    next(torn.glob("*00002*")).unlink()
+    for name, samples in LATENTS.items():
+        made.append(inputs / f"{name}.latent")
+        save_file({"latent_tensor": samples, "latent_format_version_0": torch.tensor([])}, made[-1])
+    yield
+    for path in made:
+        path.unlink()
+    shutil.rmtree(torn)
+
+
+LATENTS = {
+    "nan": torch.full((1, 64, 250), float("nan")),
+    "infinite": torch.full((1, 64, 250), float("inf")),
+    "no takes": torch.zeros(0, 64, 250),
+    "no frames": torch.zeros(1, 64, 0),
+    "picture": torch.zeros(1, 4, 64, 64),
+}
+
+
+def readable_by_core() -> dict[str, torch.Tensor]:
+    """Return as much of a small DiT as ComfyUI's own loader takes: it presumes heads of 128 and texts of 1024."""
+    shape = layers.AttentionShape(width=64, mlp_width=192, n_heads=16, n_kv_heads=8, head_dim=128)
+    config = acestep.AceStepConfig(shape, shape, (True,), 32, n_lyric_layers=1, n_timbre_layers=1, n_pooler_layers=1)
+    expected = acestep.AceStep(config, files.SHAPES_ONLY).state_dict()
+    parts = ("decoder.", "encoder.lyric_encoder.layers.")
+    return {name: torch.zeros(like.shape).bfloat16() for name, like in expected.items() if name.startswith(parts)}
+
+
+def failure(run: Run, prompt: Prompt) -> tuple[str, str]:
+    """Return the class of the node that failed and its sentence."""
+    assert not run.ok
+    (error,) = run.errors
+    assert prompt[error["node_id"]]["class_type"] == error["node_type"]
+    sentence = error["exception_message"].rstrip("\n")
+    assert "\n" not in sentence
+    return error["node_type"], sentence
+
+
+def assert_fails(client: Client, prompt: Prompt, at: str, *words: str) -> Run:
+    run = client.run(prompt)
+    failed, sentence = failure(run, prompt)
+    assert failed == at
+    assert [word for word in words if word not in sentence] == [], sentence
+    return run
+
+
+# Refused by ComfyUI itself, from what our nodes declare: nothing runs.
+
+
+@pytest.mark.parametrize(
+    ("at", "inputs", "kind"),
+    [
+        ("AceStepLoadModel", {"model": "gone.safetensors"}, "value_not_in_list"),
+        ("AceStepLoadModel", {"model": "../../secret.safetensors"}, "value_not_in_list"),
+        ("AceStepLoadModel", {"variant": "xxl"}, "value_not_in_list"),
+        ("AceStepLoadTextEncoder", {"text_encoder": "gone/"}, "value_not_in_list"),
+        ("AceStepLoadVAE", {"vae": "gone.safetensors"}, "value_not_in_list"),
+        ("AceStepSong", {"language": "tlh"}, "value_not_in_list"),
+        ("AceStepSong", {"key": "H major"}, "value_not_in_list"),
+        ("AceStepSong", {"time_signature": "5"}, "value_not_in_list"),
+        ("AceStepSong", {"bpm": 301}, "value_bigger_than_max"),
+        ("AceStepSong", {"bpm": -1}, "value_smaller_than_min"),
+        ("AceStepSong", {"duration": 600.1}, "value_bigger_than_max"),
+        ("AceStepSample", {"takes_per_plan": 0}, "value_smaller_than_min"),
+        ("AceStepSample", {"takes_per_plan": 9}, "value_bigger_than_max"),
+        ("AceStepSample", {"steps": 201}, "value_bigger_than_max"),
+        ("AceStepSample", {"seed": 2**53}, "value_bigger_than_max"),
+        ("AceStepDecode", {"peak_dbfs": 1.0}, "value_bigger_than_max"),
+    ],
+)
+def test_a_value_no_widget_offers_never_starts(client: Client, at: str, inputs: dict, kind: str) -> None:
+    prompt = text_to_song(**{at: inputs})
+    with pytest.raises(PromptRejected) as caught:
+        client.run(prompt)
+    ((refused, details),) = caught.value.node_errors.items()
+    assert prompt[refused]["class_type"] == at
+    assert [error["type"] for error in details["errors"]] == [kind]
+
+
+# Refused by our nodes.
+
+
+@pytest.mark.parametrize(
+    ("at", "inputs", "words"),
+    [
+        (
+            "AceStepLoadModel",
+            {"model": "cut.safetensors"},
+            ("cut.safetensors has", "bytes", "truncated", "download it again"),
+        ),
+        ("AceStepLoadModel", {"model": "empty.safetensors"}, ("empty.safetensors is empty", "download it again")),
+        ("AceStepLoadModel", {"model": "pickle.ckpt"}, ("pickle.ckpt is no .safetensors file",)),
+        ("AceStepLoadModel", {"model": "torn/"}, ("torn lacks model-00002-of-00004.safetensors", "download it again")),
+        ("AceStepLoadModel", {"model": "vae.safetensors"}, ("vae.safetensors is not an", "it looks like", "VAE")),
+        (
+            "AceStepLoadModel",
+            {"variant": "xl-turbo"},
+            ("acestep_v1.5_turbo.safetensors holds 2B weights where variant", "xl-turbo", "expects XL"),
+        ),
+        (
+            "AceStepLoadModel",
+            {"model": "acestep-v15-xl-turbo/", "variant": "turbo"},
+            ("acestep-v15-xl-turbo holds XL weights where variant", "expects 2B"),
+        ),
+        (
+            "AceStepLoadTextEncoder",
+            {"text_encoder": "qwen_1.7b_ace15.safetensors"},
+            ("qwen_1.7b_ace15.safetensors is not an", "planner"),
+        ),
+        (
+            "AceStepLoadTextEncoder",
+            {"text_encoder": "acestep-5Hz-lm-0.6B/"},
+            ("acestep-5Hz-lm-0.6B is not an", "planner"),
+        ),
+        ("AceStepLoadVAE", {"vae": "dit.safetensors"}, ("dit.safetensors is not an", "it looks like")),
+        ("AceStepSong", {"bpm": 29}, ("bpm must be 30 to 300, got 29; 0 lets the model decide",)),
+        ("AceStepSong", {"duration": 9.9}, ("duration must be 10 to 600 s, got 9.9 s",)),
+        ("AceStepEncode", {}, ("the lyrics are", "tokens long and the model reads 2048; shorten them")),
+        ("AceStepSample", {"seeds": "1, 2"}, ("2 seeds are listed for 1 takes; list one for each or none",)),
+        ("AceStepSample", {"seeds": "1, two"}, ('"two" is not a seed; write numbers separated by commas',)),
+        ("AceStepSample", {"seeds": "-1"}, ("seed -1 is outside 0..2^53−1",)),
+    ],
+)
+def test_a_bad_value_or_file_fails_at_its_own_node(
+    client: Client, at: str, inputs: dict, words: tuple[str, ...]
+) -> None:
+    changes = {at: inputs} if inputs else {"AceStepSong": {"lyrics": "la la la\n" * 1_000}}
+    run = assert_fails(client, text_to_song(**changes), at, *words)
+    assert run.progress == (), "some long work was done first"
+
+
+def test_a_split_file_without_silence_and_without_a_vae_says_what_to_connect(client: Client) -> None:
+    prompt = sketch()
+    del prompt[node(prompt, "AceStepLoadModel")]["inputs"]["vae"]
+    assert_fails(client, prompt, "AceStepLoadModel", 'no silence latent; connect a VAE to "vae"')
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timesteps": "1, abc"}, ('"abc" is not a timestep; write numbers separated by commas',)),
+        ({"timesteps": "0.5, 0.9"}, ("custom timesteps must fall from at most 1 towards 0; 0.9 does not",)),
+        ({"timesteps": "0"}, ("custom timesteps are empty",)),
+        ({"guidance_start": 0.8, "guidance_end": 0.2}, ("guidance interval must satisfy", "got 0.8 to 0.2")),
+    ],
+)
+def test_bad_options_fail_where_they_are_set(client: Client, options: dict, words: tuple[str, ...]) -> None:
+    prompt = sketch()
+    defaults = {
+        name: given[1]["default"]
+        for name, given in client.object_info("AceStepSamplerOptions")["input"]["required"].items()
+    }
+    chosen = add(prompt, "AceStepSamplerOptions", **(defaults | options))
+    prompt[node(prompt, "AceStepSample")]["inputs"]["options"] = [chosen, 0]
+    assert_fails(client, prompt, "AceStepSamplerOptions", *words)
+
+
+LATENT_WORDS = {
+    "nan": "this latent holds NaN or infinity",
+    "infinite": "this latent holds NaN or infinity",
+    "no takes": "this latent is empty: it has no takes or no frames",
+    "no frames": "this latent is empty: it has no takes or no frames",
+    "picture": "this latent is (1, 4, 64, 64), ACE-Step 1.5 needs [takes, 64, frames]",
+}
+
+
+@pytest.mark.parametrize("at", ["AceStepSample", "AceStepDecode"])
+@pytest.mark.parametrize("name", LATENT_WORDS)
+def test_a_latent_that_is_none_is_noticed_before_any_work(client: Client, name: str, at: str) -> None:
+    prompt = text_to_song()
+    loaded = add(prompt, "LoadLatent", latent=f"{name}.latent")
+    prompt[node(prompt, at)]["inputs"]["latent"] = [loaded, 0]
+    run = assert_fails(client, prompt, at, LATENT_WORDS[name])
+    assert run.progress == ()
+
+
+def test_a_model_of_cores_loader_is_named_with_ours(client: Client) -> None:
+    prompt = sketch()
+    foreign = add(prompt, "UNETLoader", unet_name="core.safetensors", weight_dtype="default")
+    prompt[node(prompt, "AceStepSample")]["inputs"]["model"] = [foreign, 0]
+    assert_fails(client, prompt, "AceStepSample", "from another loader", "(AceStepLoadModel)")
+
+
+def test_a_vae_of_another_model_is_refused_before_the_decode(client: Client) -> None:
+    prompt = text_to_song(AceStepSample={"steps": 1})
+    pixels = add(prompt, "VAELoader", vae_name="pixel_space")
+    prompt[node(prompt, "AceStepDecode")]["inputs"]["vae"] = [pixels, 0]
+    assert_fails(client, prompt, "AceStepDecode", "this VAE is not ACE-Step 1.5's")
+
+
+# Cancelled.
+
+
+def cancel_at(client: Client, at: str) -> Callable[[Message], None]:
+    """Return a listener that cancels once the node `at` has shown its first progress."""
+
+    def listen(message: Message) -> None:
+        if message.kind == "progress" and message.data["node"] == at:
+            client.interrupt()
+
+    return listen
+
+
+@pytest.mark.parametrize("at", ["AceStepSample", "AceStepDecode"])
+def test_a_cancel_in_mid_step_ends_the_run_and_leaves_no_file(server: Server, client: Client, at: str) -> None:
+    long = {"AceStepSample": {"steps": 200}, "AceStepDecode": {"fade_out": 1.0}}[at]
+    prompt = text_to_song(AceStepSong={"duration": 60.0}, **({"AceStepSample": {"steps": 1}} | {at: long}))
+    before = sorted(server.output_dir.rglob("*"))
+    run = client.run(prompt, on_message=cancel_at(client, node(prompt, at)))
+    assert run.interrupted
+    assert not run.ok
+    shown = [message for message in run.progress if message["node"] == node(prompt, at)]
+    assert shown[-1]["value"] < shown[-1]["max"]
+    assert node(prompt, "SaveAudio") not in run.executed
+    assert sorted(server.output_dir.rglob("*")) == before
+
+
+# Downloads.
+
+VAE = next(checkpoint for checkpoint in catalogue.CHECKPOINTS if checkpoint.name == "ace_1.5_vae.safetensors")
+WEIGHTS = bytes(3 * download.CHUNK_BYTES)
+
+
+@pytest.fixture(scope="module")
+def hub_port() -> int:
+    """A port where nothing answers until a test opens a hub on it."""
+    with hub_stand_in() as server:
+        return server.server_address[1]
+
+
+@pytest.fixture(scope="module")
+def downloader(tmp_path_factory: pytest.TempPathFactory, hub_port: int) -> Iterator[Server]:
+    """A ComfyUI without models whose Hugging Face Hub is at hub_port."""
+    base_dir = tmp_path_factory.mktemp("downloader")
+    install_pack(base_dir)
+    with start(base_dir, env={"HF_ENDPOINT": f"http://{HOST}:{hub_port}"}) as running:
+        yield running
+
+
+@pytest.fixture
+def hub(hub_port: int) -> Iterator[HubStandIn]:
+    with hub_stand_in(hub_port) as server:
+        server.repos = {VAE.repo_id: {VAE.files[0]: WEIGHTS}}
+        yield server
+
+
+@pytest.fixture
+def vae_folder(downloader: Server) -> Path:
+    return downloader.base_dir / "models" / "vae"
+
+
+def fetch(server: Server) -> tuple[Run, Prompt]:
+    prompt: Prompt = {}
+    add(prompt, "AceStepDownload", what=VAE.name)
+    return Client(server.url).run(prompt), prompt
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_offline_is_one_sentence_with_the_address_and_leaves_nothing(downloader: Server, vae_folder: Path) -> None:
+    at, sentence = failure(*fetch(downloader))
+    assert at == "AceStepDownload"
+    for words in (f"{VAE.name} could not be downloaded", "online", VAE.repo_id, str(vae_folder)):
+        assert words in sentence
+    assert contents(vae_folder) == {}
+
+
+def test_a_write_that_fails_is_one_sentence_and_the_next_run_goes_on(
+    downloader: Server, hub: HubStandIn, vae_folder: Path
+) -> None:
+    vae_folder.mkdir(parents=True, exist_ok=True)
+    in_the_way = vae_folder / VAE.name
+    in_the_way.mkdir()  # so that the finished file cannot take its name
+    at, sentence = failure(*fetch(downloader))
+    assert at == "AceStepDownload"
+    assert f"{VAE.name} cannot be written to {vae_folder}" in sentence
+    assert all(name.startswith(download.STAGING) for name in contents(vae_folder))
+
+    in_the_way.rmdir()
+    run, _ = fetch(downloader)
+    assert run.ok
+    assert contents(vae_folder) == {VAE.name: WEIGHTS}
+    assert len(hub.fetches()) == 1, "what was there has been fetched again"
+    in_the_way.unlink()
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(
+    downloader: Server, hub: HubStandIn, vae_folder: Path
+) -> None:
+    hub.break_after = [download.CHUNK_BYTES + 5]
+    run, prompt = fetch(downloader)
+    assert run.ok
+    (report,) = run.outputs[node(prompt, "AceStepDownload")]["text"]
+    assert report == f"{VAE.name}  786 kB  downloaded: {vae_folder}"
+    assert "Range" in hub.fetches()[-1]
+    assert contents(vae_folder) == {VAE.name: WEIGHTS}
+    (vae_folder / VAE.name).unlink()
