@@ -33,60 +33,11 @@ ACCIDENTALS = ("", "#", "b", "♯", "♭")
 MODES = ("major", "minor")
 KEYS = tuple(f"{note}{accidental} {mode}" for note in NOTES for accidental in ACCIDENTALS for mode in MODES)
 UNKNOWN_LANGUAGE = "unknown"
-LANGUAGES = tuple(
-    [
-        "ar",
-        "az",
-        "bg",
-        "bn",
-        "ca",
-        "cs",
-        "da",
-        "de",
-        "el",
-        "en",
-        "es",
-        "fa",
-        "fi",
-        "fr",
-        "he",
-        "hi",
-        "hr",
-        "ht",
-        "hu",
-        "id",
-        "is",
-        "it",
-        "ja",
-        "ko",
-        "la",
-        "lt",
-        "ms",
-        "ne",
-        "nl",
-        "no",
-        "pa",
-        "pl",
-        "pt",
-        "ro",
-        "ru",
-        "sa",
-        "sk",
-        "sr",
-        "sv",
-        "sw",
-        "ta",
-        "te",
-        "th",
-        "tl",
-        "tr",
-        "uk",
-        "ur",
-        "vi",
-        "yue",
-        "zh",
-    ]
-) + (UNKNOWN_LANGUAGE,)
+LANGUAGES = (
+    *"ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro".split(),
+    *"ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh".split(),
+    UNKNOWN_LANGUAGE,
+)
 INSTRUMENTAL_LYRICS = "[Instrumental]"
 
 # Tokens of the Qwen3 text encoder.

@@ -10,7 +10,9 @@ before the first. A run is that, eight times, plus what is done once.
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["mid"])
     parser.add_argument("--seconds", type=int, nargs="+", default=[30, 60, 120, 240, 600])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--run-seconds", type=int, nargs="*", default=[30, 60, 120, 240], help="lengths of whole runs")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
@@ -101,10 +104,11 @@ def main() -> None:
     for size in options.size:
         contenders = build(SIZES[size], dtype, options.device)
         print(f"\n### {size}: one step\n\n{steps(contenders, size, options, dtype)}")
-        print(f"\n### {size}: a run of 8 steps, with peak memory\n\n{runs(contenders, size, options, dtype)}")
+        if options.run_seconds:
+            print(f"\n### {size}: a run of 8 steps, once, with peak memory\n\n{runs(contenders, size, options, dtype)}")
 
 
-def steps(contenders: dict[str, Contender], size: str, options, dtype: torch.dtype) -> str:
+def steps(contenders: dict[str, Contender], size: str, options: argparse.Namespace, dtype: torch.dtype) -> str:
     """Return the table of one step's milliseconds and our ratios."""
     rows = []
     for duration_s in options.seconds:
@@ -119,19 +123,21 @@ def steps(contenders: dict[str, Contender], size: str, options, dtype: torch.dty
         if dtype == torch.float32 and not error < SAME:
             raise AssertionError(f"velocities differ by {error:.1e} of the maximum")
         rows.append([f"{duration_s} s", *_times(compare(calls, options.rounds))])
-    return markdown_table(_header(contenders, "ms"), rows)
+    return markdown_table(_header(contenders), rows)
 
 
-def runs(contenders: dict[str, Contender], size: str, options, dtype: torch.dtype) -> str:
+def runs(contenders: dict[str, Contender], size: str, options: argparse.Namespace, dtype: torch.dtype) -> str:
     """Return the table of whole runs: milliseconds, ratios, and megabytes above weights and inputs."""
     rows = []
-    for duration_s in options.seconds:
+    for duration_s in options.run_seconds:
         inputs = make_inputs(SIZES[size], duration_s, dtype, options.device)
-        calls = {name: lambda c=contender, i=inputs: c.run(i) for name, contender in contenders.items()}
-        times = _times(compare(calls, max(1, options.rounds // 2)))
-        memory = [peak_memory(call, options.device) / MB for call in calls.values()]
-        rows.append([f"{duration_s} s", *times, *(f"{megabytes:.0f}" for megabytes in memory)])
-    return markdown_table([*_header(contenders, "ms"), *(f"{name} MB" for name in contenders)], rows)
+        seconds, memory = {}, []
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            memory.append(peak_memory(lambda c=contender, i=inputs: c.run(i), options.device) / MB)
+            seconds[name] = time.perf_counter() - start
+        rows.append([f"{duration_s} s", *_times(seconds), *(f"{megabytes:.0f}" for megabytes in memory)])
+    return markdown_table([*_header(contenders), *(f"{name} MB" for name in contenders)], rows)
 
 
 def make_inputs(config: AceStepConfig, duration_s: int, dtype: torch.dtype, device: str) -> Inputs:
@@ -298,8 +304,8 @@ def _times(seconds: dict[str, float]) -> list[str]:
     return [f"{1000 * s:.1f}" for s in seconds.values()] + ratios
 
 
-def _header(contenders: dict[str, Contender], unit: str) -> list[str]:
-    return ["duration", *(f"{name} {unit}" for name in contenders), *(f"vs {n}" for n in contenders if n != "ours")]
+def _header(contenders: dict[str, Contender]) -> list[str]:
+    return ["duration", *(f"{name} ms" for name in contenders), *(f"vs {n}" for n in contenders if n != "ours")]
 
 
 if __name__ == "__main__":

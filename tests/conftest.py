@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from client import Client
 from comfyui import Server, install_pack, start
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig
-from acestep_pack.acestep_core.models.layers import AttentionShape, alternating
 from safetensors.torch import load_file
 from torch import Tensor
+
+from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig
+from acestep_pack.acestep_core.models.layers import AttentionShape, alternating
 
 GOLDEN = Path(__file__).parent / "golden"
 # Allowed error as a part of the tensor's largest magnitude.

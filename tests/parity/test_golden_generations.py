@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch import Tensor
+
 from acestep_pack.acestep_core.models.acestep import AceStep, chunk_context
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Condition
@@ -13,7 +15,6 @@ from acestep_pack.acestep_core.pipeline.sample import Evaluation, Preserve, Samp
 from acestep_pack.acestep_core.pipeline.schedule import custom_schedule, schedule, start_at
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 from golden_models import WHOLE_GENERATION, assert_close, golden, model, z
-from torch import Tensor
 
 pytestmark = pytest.mark.parity
 

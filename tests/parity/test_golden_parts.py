@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from golden_models import GOLDEN, SINGLE_FORWARD, assert_close, golden, model, weights, z
 
@@ -30,7 +31,7 @@ def test_weight_formula_gives_the_weights_the_official_code_was_run_on(size):
 
 
 @pytest.mark.parametrize("t", NOISE_LEVELS)
-@pytest.mark.parametrize("n_frames", (9, 50, LONG))
+@pytest.mark.parametrize("n_frames", [9, 50, LONG])
 @pytest.mark.parametrize("size", SIZES)
 def test_velocity_equals_official(size, n_frames, t):
     x = z(f"{size}.dit.x{n_frames}", 2, n_frames, 64)

@@ -1,0 +1,198 @@
+"""The workflows people open, in the real frontend, and what our nodes show on it after a run."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+from playwright.sync_api import Page, expect
+
+from comfyui import PACK_FOLDER
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = ROOT / "workflows"
+NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# The canvas opens a workflow of its own first; one that is opened before would end up behind it.
+DEFAULT_IS_OPEN = "!!window.app?.extensionManager?.workflow?.activeWorkflow"
+SETTLE_MS = 500
+RUN_LIMIT_MS = 180_000
+TURBO_SUMMARY = "8 steps, shift 3, no guidance, euler"
+
+Json = dict[str, Any]
+
+
+def read(file: Path) -> Json:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def our_errors(page: Page) -> list[str]:
+    """Reload the canvas and return a list that fills with the errors it reports about files of the pack."""
+    errors: list[str] = []
+
+    def note(text: str) -> None:
+        if f"/extensions/{PACK_FOLDER}/" in text:
+            errors.append(text)
+
+    page.on("pageerror", lambda error: note(f"{error.message} {error.stack}"))
+    page.on("console", lambda said: note(f"{said.location['url']} {said.text}") if said.type == "error" else None)
+    page.reload()
+    return errors
+
+
+def open_file(page: Page, file: Path) -> None:
+    """Open a workflow as the menu does, and wait for all of it to be on the canvas."""
+    page.wait_for_function(DEFAULT_IS_OPEN)
+    page.set_input_files("#comfy-file-input", file)
+    page.wait_for_function("id => window.app.rootGraph.id === id", arg=read(file)["id"])
+    settle(page)
+
+
+def reopen(page: Page, workflow: Json) -> None:
+    """Open a workflow that is not in a file, in place of what the canvas shows."""
+    page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+    settle(page)
+
+
+def undo(page: Page) -> None:
+    """Change the graph and take the change back, which builds every node anew."""
+    page.evaluate(
+        """async () => {
+            const tracker = window.app.extensionManager.workflow.activeWorkflow.changeTracker
+            window.app.rootGraph.nodes[0].title = "changed"
+            tracker.captureCanvasState()
+            await tracker.undo()
+        }"""
+    )
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Wait until Nodes 2.0 has drawn and measured every node, and with that perhaps changed its height."""
+    if page.evaluate("window.LiteGraph.vueNodesMode"):
+        page.wait_for_function(
+            "document.querySelectorAll('[data-node-id]').length === window.app.rootGraph.nodes.length"
+        )
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def look_at(page: Page, node_type: str) -> None:
+    """Bring a node close: from far away the classic canvas leaves texts out."""
+    page.evaluate(
+        """type => {
+            window.app.canvas.ds.scale = 1
+            window.app.canvas.centerOnNode(window.app.rootGraph.nodes.find((node) => node.type === type))
+        }""",
+        node_type,
+    )
+
+
+def export(page: Page) -> tuple[Json, Json]:
+    """Return the workflow and the API prompt of the canvas, as the frontend writes them."""
+    # As text: a value handed over as it is would turn what is undefined, and never saved, into null.
+    exported = json.loads(page.evaluate("async () => JSON.stringify(await window.app.graphToPrompt())"))
+    exported["workflow"]["extra"].pop("ds", None)  # zoom and scroll
+    return exported["workflow"], exported["output"]
+
+
+def overlapping(page: Page) -> list[list[str]]:
+    """Return the types of every two nodes of which one covers a part of the other."""
+    return page.evaluate(
+        """() => {
+            const boxes = window.app.rootGraph.nodes.map((node) => [node.type, ...node.boundingRect])
+            const apart = ([, x, y, w, h], [, X, Y, W, H]) => x + w <= X || X + W <= x || y + h <= Y || Y + H <= y
+            return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => !apart(a, b)).map((b) => [a[0], b[0]]))
+        }"""
+    )
+
+
+def test_every_workflow_has_an_api_twin_and_every_twin_a_workflow() -> None:
+    assert sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json")) == NAMES
+    assert NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_says_where_its_nodes_and_models_come_from(name: str) -> None:
+    for node in read(WORKFLOWS / f"{name}.json")["nodes"]:
+        if not node["type"].startswith("AceStep"):
+            continue
+        said = node["properties"]
+        assert (said["cnr_id"], said["ver"]) == (PROJECT["name"], PROJECT["version"])
+        if node["type"].startswith("AceStepLoad"):
+            (model,) = said["models"]
+            # What ComfyUI's missing-model dialog asks of a link it offers.
+            assert model["name"] == node["widgets_values"][0]
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["url"].endswith(f"/{model['directory']}/{model['name']}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_opens_whole_and_exports_its_api_twin(page: Page, name: str) -> None:
+    errors = our_errors(page)
+    open_file(page, WORKFLOWS / f"{name}.json")
+    unknown = page.evaluate(
+        "window.app.rootGraph.nodes.map(({type}) => type)"
+        ".filter((type) => !(type in window.LiteGraph.registered_node_types))"
+    )
+    assert unknown == []
+    assert page.get_by_role("dialog").count() == 0  # no missing models, no failed load
+    assert overlapping(page) == []
+    _, prompt = export(page)
+    assert json.dumps(prompt) == json.dumps(read(WORKFLOWS / "api" / f"{name}.json"))  # their order, too
+    assert errors == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saving_loading_and_saving_again_changes_nothing(page: Page, name: str) -> None:
+    open_file(page, WORKFLOWS / f"{name}.json")
+    first, _ = export(page)
+    reopen(page, first)
+    second, _ = export(page)
+    assert second == first
+    if not page.evaluate("window.LiteGraph.vueNodesMode"):  # where nodes are taller
+        assert first == read(WORKFLOWS / f"{name}.json")
+
+
+def test_the_text_a_node_returns_appears_on_it_and_nowhere_else(page: Page) -> None:
+    open_file(page, WORKFLOWS / "01_text_to_song.json")
+    # A new seed, or ComfyUI would take the result of the other renderer and have nothing to say.
+    page.evaluate(
+        """seed => {
+            const {nodes} = window.app.rootGraph
+            const set = (type, name, value) =>
+                nodes.find((node) => node.type === type).widgets.find((widget) => widget.name === name).value = value
+            set("AceStepSong", "duration", 10)
+            set("AceStepSample", "seed", seed)
+            set("AceStepSample", "control_after_generate", "fixed")
+        }""",
+        random.randrange(2**53),
+    )
+    before, prompt_before = export(page)
+    text = page.get_by_text(TURBO_SUMMARY)
+    assert text.count() == 0
+
+    page.get_by_test_id("queue-button").click()
+    look_at(page, "AceStepSample")
+    expect(text).to_be_visible(timeout=RUN_LIMIT_MS)
+    after, prompt_after = export(page)
+    assert prompt_after == prompt_before
+    assert TURBO_SUMMARY not in json.dumps(after)
+    assert [node.get("widgets_values") for node in after["nodes"]] == [
+        node.get("widgets_values") for node in before["nodes"]
+    ]
+
+    undo(page)
+    look_at(page, "AceStepSample")
+    expect(text).to_be_visible()
+
+    open_file(page, WORKFLOWS / "01_text_to_song_base.json")
+    assert text.count() == 0
+    page.get_by_text("01_text_to_song", exact=True).click()  # its tab
+    expect(text).to_be_visible()
