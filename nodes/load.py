@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.models.detect import VARIANTS
-from .sockets import CATEGORY, TextEncoderSocket
+from .sockets import CATEGORY, PlannerSocket, TextEncoderSocket
 
 DIT_FOLDERS = ("diffusion_models", "checkpoints")
 TEXT_ENCODER_FOLDERS = ("text_encoders", "checkpoints")
@@ -93,6 +93,34 @@ class AceStepLoadTextEncoder(io.ComfyNode):
         from .text_encoder import load
 
         return io.NodeOutput(load(host.path_of(TEXT_ENCODER_FOLDERS, text_encoder)))
+
+
+class AceStepLoadPlanner(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepLoadPlanner",
+            display_name="Load ACE-Step Planner",
+            category=LOADERS,
+            description="Loads the 5 Hz language model, which plans a song before it is made.",
+            search_aliases=["ace step lm", "5hz lm", "thinking model"],
+            inputs=[
+                io.Combo.Input(
+                    "planner",
+                    options=_options(TEXT_ENCODER_FOLDERS),
+                    tooltip="0.6B, 1.7B or 4B: a file or folder in models/text_encoders, or an all-in-one file in "
+                    "models/checkpoints.",
+                )
+            ],
+            outputs=[PlannerSocket.Output(display_name="planner", tooltip="For Plan, Idea, Format and Understand.")],
+        )
+
+    @classmethod
+    def execute(cls, planner):
+        from . import host
+        from .planner import load
+
+        return io.NodeOutput(load(host.path_of(TEXT_ENCODER_FOLDERS, planner)))
 
 
 class AceStepLoadVAE(io.ComfyNode):

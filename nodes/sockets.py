@@ -12,6 +12,7 @@ from ..acestep_core.constants import LATENT_CHANNELS
 from ..acestep_core.types import Take
 
 TextEncoderSocket = io.Custom("ACESTEP_TEXT_ENCODER")
+PlannerSocket = io.Custom("ACESTEP_PLANNER")
 SongSocket = io.Custom("ACESTEP_SONG")
 CodesSocket = io.Custom("ACESTEP_CODES")
 OptionsSocket = io.Custom("ACESTEP_OPTIONS")

@@ -1,0 +1,274 @@
+"""The planner's nodes: plan, idea, format, understand. Each is one call of the core."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.constants import LANGUAGES, MAX_SEED, MAX_TAKES
+from .sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
+from .song import AUTO
+
+PLAN = f"{CATEGORY}/plan"
+
+
+def _planner_input():
+    return PlannerSocket.Input("planner", tooltip="From Load ACE-Step Planner.")
+
+
+def _seed_input():
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=MAX_SEED,
+        control_after_generate=True,
+        tooltip="Seed of the words and of the first plan; the next plans count up from it.",
+    )
+
+
+def _sampling_inputs():
+    return [
+        io.Float.Input(
+            "temperature",
+            default=0.85,
+            min=0.0,
+            max=2.0,
+            step=0.01,
+            tooltip="How freely tokens are drawn. 0 always takes the likeliest.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "top_p",
+            default=0.9,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Draw only from the likeliest tokens that make up this part of the probability. 1 is off.",
+            advanced=True,
+        ),
+        io.Int.Input(
+            "top_k",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Draw only from so many of the likeliest tokens. 0 is off.",
+            advanced=True,
+        ),
+    ]
+
+
+class AceStepPlan(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepPlan",
+            display_name="ACE-Step Plan",
+            category=PLAN,
+            description="Completes a song and sketches its music in audio codes, one sequence a plan.",
+            search_aliases=["5hz lm", "thinking", "audio codes", "chain of thought"],
+            inputs=[
+                _planner_input(),
+                SongSocket.Input("song", tooltip="What to plan. What it tells stays as it is."),
+                _seed_input(),
+                io.Int.Input(
+                    "plans",
+                    default=1,
+                    min=1,
+                    max=MAX_TAKES,
+                    tooltip="How many plans to make, 1 to 8. They share tempo, key and caption; their codes differ.",
+                ),
+                io.Boolean.Input(
+                    "think_codes",
+                    default=True,
+                    tooltip="Sketch the music in audio codes, five a second. Off leaves that to the diffusion model.",
+                ),
+                io.Boolean.Input(
+                    "think_metadata",
+                    default=True,
+                    tooltip="Find tempo, key, time signature and length where the song leaves them on auto.",
+                ),
+                io.Boolean.Input("think_caption", default=True, tooltip="Write the caption out in more detail."),
+                io.Boolean.Input(
+                    "think_language", default=True, tooltip="Tell the language of the lyrics where it is on auto."
+                ),
+                *_sampling_inputs(),
+                io.Float.Input(
+                    "min_p",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Draw no token less likely than this part of the likeliest one. 0 is off.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "repetition_penalty",
+                    default=1.0,
+                    min=0.5,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="Above 1 makes tokens that came already less likely. 1 is off.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "cfg_scale",
+                    default=2.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    tooltip="How strictly the codes follow the song. 1 is off and twice as fast.",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "negative",
+                    default="",
+                    tooltip="What the codes should not sound like. Needs cfg_scale above 1.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                SongSocket.Output(display_name="song", tooltip="The completed song."),
+                CodesSocket.Output(display_name="codes", tooltip="One sequence a plan; empty when codes are off."),
+                io.String.Output(display_name="blueprint", tooltip="The planner's thoughts, as it wrote them."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        planner,
+        song,
+        seed,
+        plans,
+        think_codes,
+        think_metadata,
+        think_caption,
+        think_language,
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repetition_penalty,
+        cfg_scale,
+        negative,
+    ):
+        from ..acestep_core.planner.decode import LmSampling
+        from ..acestep_core.planner.plan import Thinking, plan
+        from ..acestep_core.types import take_seeds
+        from .planner import token_progress
+
+        sampling = LmSampling(temperature, top_k, top_p, min_p, repetition_penalty, cfg_scale)
+        thinking = Thinking(think_codes, think_metadata, think_caption, think_language)
+        seeds = take_seeds(seed, plans)
+        ready = planner.ready(plans, song.duration_s)
+        made = plan(ready, song, thinking, seeds, sampling, negative, token_progress())
+        return io.NodeOutput(made.song, made.codes, made.blueprint, ui={"text": (made.blueprint,)})
+
+
+class AceStepIdea(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepIdea",
+            display_name="ACE-Step Idea",
+            category=PLAN,
+            description="Makes a whole song, lyrics and all, from one sentence.",
+            search_aliases=["simple mode", "write lyrics", "inspire"],
+            inputs=[
+                _planner_input(),
+                io.String.Input(
+                    "idea",
+                    multiline=True,
+                    placeholder="a lullaby for a lighthouse keeper",
+                    tooltip="What the song is about or should sound like, in a sentence.",
+                ),
+                io.Boolean.Input("instrumental", default=False, tooltip="A song without words."),
+                io.Combo.Input(
+                    "language",
+                    options=[AUTO, *LANGUAGES],
+                    default=AUTO,
+                    tooltip="Language of the lyrics. auto lets the planner choose.",
+                ),
+                _seed_input(),
+                *_sampling_inputs(),
+            ],
+            outputs=[SongSocket.Output(display_name="song", tooltip="The finished song.")],
+        )
+
+    @classmethod
+    def execute(cls, planner, idea, instrumental, language, seed, temperature, top_p, top_k):
+        from ..acestep_core.planner.plan import idea as make
+
+        sampling, progress = _writing(temperature, top_p, top_k)
+        song = make(
+            planner.ready(), idea, instrumental, None if language == AUTO else language, seed, sampling, progress
+        )
+        return _shown(song)
+
+
+class AceStepFormat(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepFormat",
+            display_name="ACE-Step Format",
+            category=PLAN,
+            description="Writes caption and lyrics out in the form the model knows best. Fields you gave stay.",
+            search_aliases=["rewrite", "enhance prompt"],
+            inputs=[
+                _planner_input(),
+                SongSocket.Input("song", tooltip="The song to rewrite."),
+                _seed_input(),
+                *_sampling_inputs(),
+            ],
+            outputs=[SongSocket.Output(display_name="song", tooltip="The rewritten song.")],
+        )
+
+    @classmethod
+    def execute(cls, planner, song, seed, temperature, top_p, top_k):
+        from ..acestep_core.planner.plan import rewrite
+
+        sampling, progress = _writing(temperature, top_p, top_k)
+        return _shown(rewrite(planner.ready(), song, seed, sampling, progress))
+
+
+class AceStepUnderstand(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepUnderstand",
+            display_name="ACE-Step Understand",
+            category=PLAN,
+            description="Describes what audio codes sound like: caption, lyrics, tempo, key.",
+            search_aliases=["caption audio", "transcribe"],
+            inputs=[
+                _planner_input(),
+                CodesSocket.Input("codes", tooltip="Audio codes; of several plans the first is described."),
+                _seed_input(),
+                *_sampling_inputs(),
+            ],
+            outputs=[SongSocket.Output(display_name="song", tooltip="The song as the planner hears it.")],
+        )
+
+    @classmethod
+    def execute(cls, planner, codes, seed, temperature, top_p, top_k):
+        from ..acestep_core.planner.plan import understand
+
+        sampling, progress = _writing(temperature, top_p, top_k)
+        first = codes.sequences[0] if codes.n_plans else ()
+        return _shown(understand(planner.ready(), first, seed, sampling, progress))
+
+
+def _writing(temperature: float, top_p: float, top_k: int):
+    """Return how to draw words, and where to show how many there are."""
+    from ..acestep_core.planner.decode import LmSampling
+    from .planner import token_progress
+
+    return LmSampling(temperature, top_k, top_p, cfg_scale=1.0), token_progress()
+
+
+def _shown(song) -> io.NodeOutput:
+    """Return a song, and its fields as the text on the node."""
+    from ..acestep_core.planner.prompts import think_text
+
+    return io.NodeOutput(song, ui={"text": (f"{think_text(song)}\n\n{song.lyrics}",)})

@@ -1,0 +1,167 @@
+"""The planner's modes on a tiny random planner with the real vocabulary, and codes kept in files and text."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import comfyui
+import tiny_models
+from acestep_pack.acestep_core import codes as codes_files
+from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, LANGUAGES
+from acestep_pack.acestep_core.models.files import read_planner
+from acestep_pack.acestep_core.models.qwen3 import Qwen3
+from acestep_pack.acestep_core.planner.decode import LmSampling
+from acestep_pack.acestep_core.planner.plan import Planner, Thinking, idea, plan, rewrite, understand
+from acestep_pack.acestep_core.text import load_tokenizer
+from acestep_pack.acestep_core.types import AudioCodes, SongSpec
+
+SAMPLING = LmSampling()
+SONG = SongSpec("slow piano ballad", "[Verse]\nhello", "en", 90, "A minor", "4", 10.0)
+OPEN = SongSpec("slow piano ballad", "[Verse]\nhello", duration_s=10.0)
+NOTHING = Thinking(codes=False, metadata=False, caption=False, language=False)
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    folder = tmp_path_factory.mktemp("planner") / "acestep-5Hz-lm-0.6B"
+    tiny_models.write_planner_official(folder)
+    file = read_planner(folder)
+    model = Qwen3(file.config)
+    model.load_state_dict(file.state)
+    tokenizer = load_tokenizer(comfyui.comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    return Planner(model.eval(), tokenizer, torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+def test_song_goes_straight_through_when_nothing_is_to_be_thought(planner):
+    made = plan(planner, SONG, NOTHING, (1,), SAMPLING)
+    assert (made.song, made.codes, made.blueprint) == (SONG, AudioCodes(), "")
+
+
+def test_plan_has_exactly_five_codes_a_second_for_each_seed(planner):
+    made = plan(planner, SONG, Thinking(metadata=False, caption=False, language=False), (1, 2, 3), SAMPLING)
+    assert [len(sequence) for sequence in made.codes.sequences] == [50, 50, 50]
+    assert len(set(made.codes.sequences)) == 3
+
+
+def test_plan_of_a_seed_is_the_same_alone_and_among_others(planner):
+    thinking = Thinking(metadata=False, caption=False, language=False)
+    together = plan(planner, SONG, thinking, (5, 6, 7), SAMPLING).codes.sequences
+    alone = plan(planner, SONG, thinking, (6,), SAMPLING).codes.sequences
+    assert together[1] == alone[0]
+
+
+def test_open_fields_are_filled_in_and_given_ones_stay(planner):
+    given = dataclasses.replace(OPEN, key="F# minor")
+    made = plan(planner, given, Thinking(codes=False, caption=False), (1,), SAMPLING)
+    assert (made.song.key, made.song.duration_s, made.song.caption) == ("F# minor", 10.0, given.caption)
+    assert made.song.bpm is not None
+    assert made.song.time_signature is not None
+    assert made.song.language in LANGUAGES
+    assert made.blueprint.startswith("<think>")
+
+
+def test_metadata_is_left_alone_when_only_the_language_is_asked_for(planner):
+    only_language = Thinking(codes=False, metadata=False, caption=False)
+    made = plan(planner, OPEN, only_language, (1,), SAMPLING).song
+    assert made == dataclasses.replace(OPEN, language=made.language)
+
+
+def test_caption_is_rewritten_only_when_asked(planner):
+    made = plan(planner, SONG, Thinking(codes=False), (3,), SAMPLING)
+    assert made.song.caption != SONG.caption
+    assert made.song.lyrics == SONG.lyrics
+
+
+def test_song_that_says_nothing_is_refused(planner):
+    with pytest.raises(ValueError, match="neither caption nor lyrics"):
+        plan(planner, SongSpec(), Thinking(), (1,), SAMPLING)
+
+
+def test_idea_becomes_a_whole_song_in_the_language_given(planner):
+    song = idea(planner, "a lullaby for a lighthouse", False, "sv", 1, SAMPLING)
+    assert song.language == "sv"
+    assert song.bpm is not None
+    assert song.lyrics
+
+
+def test_instrumental_idea_has_no_words(planner):
+    assert idea(planner, "a march of beetles", True, None, 1, SAMPLING).lyrics == INSTRUMENTAL_LYRICS
+
+
+def test_rewritten_song_keeps_every_field_the_user_gave(planner):
+    song = rewrite(planner, SONG, 2, SAMPLING)
+    kept = ("language", "bpm", "key", "time_signature", "duration_s")
+    assert all(getattr(song, name) == getattr(SONG, name) for name in kept)
+
+
+def test_codes_are_understood_as_a_song(planner):
+    song = understand(planner, (1, 2, 63_999), 1, SAMPLING)
+    assert None not in (song.bpm, song.key, song.time_signature, song.duration_s)
+
+
+def test_no_codes_cannot_be_understood(planner):
+    with pytest.raises(ValueError, match="no codes to understand"):
+        understand(planner, (), 1, SAMPLING)
+
+
+def test_cancel_in_mid_plan_goes_through(planner):
+    class CancelledError(BaseException):
+        pass
+
+    def cancel(done: int, total: int) -> None:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        plan(planner, SONG, Thinking(), (1,), SAMPLING, on_token=cancel)
+
+
+CODES = AudioCodes(((0, 35_847, 63_999), (), (7,)))
+
+
+def test_saved_codes_load_back_equal(tmp_path):
+    path = tmp_path / "plan.codes.json"
+    codes_files.save(CODES, path)
+    assert codes_files.load(path) == CODES
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_codes_text_reads_back_equal():
+    codes = AudioCodes(((0, 35_847, 63_999), (7,)))
+    assert codes_files.from_text(codes_files.to_text(codes)) == codes
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"format": "acestep-codes", "version": 1, "sequences": [[1, 2', "damaged"),
+        ("[1, 2]", "lacks the mark"),
+        ('{"format": "acestep-codes", "version": 9, "sequences": []}', "version 9"),
+        ('{"format": "acestep-codes", "version": 1, "sequences": [[1, "x"]]}', "'x' at position 1"),
+        ('{"format": "acestep-codes", "version": 1, "sequences": [[1, 64000]]}', "64000 at position 1"),
+        ('{"format": "acestep-codes", "version": 1}', "no list of sequences"),
+    ],
+)
+def test_damaged_codes_file_says_where(tmp_path, content, says):
+    path = tmp_path / "plan.codes.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=says) as error:
+        codes_files.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_damage_names_the_character_where_the_file_breaks_off(tmp_path):
+    path = tmp_path / "plan.codes.json"
+    codes_files.save(CODES, path)
+    whole = path.read_text(encoding="utf-8")
+    assert json.loads(whole)
+    path.write_text(whole[:-10], encoding="utf-8")
+    with pytest.raises(ValueError, match=r"char \d+"):
+        codes_files.load(path)
