@@ -19,7 +19,7 @@ class AceStepDownload(io.ComfyNode):
         return io.Schema(
             node_id="AceStepDownload",
             display_name="ACE-Step Download",
-            category="audio/ACE-Step/models",
+            category="audio/ACE-Step/loaders",
             description="Downloads published ACE-Step 1.5 models into ComfyUI's model folders.",
             search_aliases=["ace step models", "get models", "huggingface"],
             inputs=[

@@ -95,7 +95,7 @@ def generate(
         raise RuntimeError("sampling gave NaN or infinity; load the model with weight_dtype fp32 or bf16")
     return Generation(
         latent(host.to_intermediate(samples), tuple(takes)),
-        _summary(resolved, options, levels, len(takes), size),
+        _summary(resolved, options, levels, every_seed, size),
         tuple(warnings),
     )
 
@@ -153,7 +153,9 @@ def _chunk_size(patcher, conditioning: list, n_frames: int, n_takes: int, guided
     return max(1, min(n_takes, int(room // one)))
 
 
-def _summary(resolved: Resolved, options: Options, levels: Sequence[float], n_takes: int, chunk_size: int) -> str:
+def _summary(
+    resolved: Resolved, options: Options, levels: Sequence[float], seeds: Sequence[int], chunk_size: int
+) -> str:
     what = f"{len(levels) - 1} custom timesteps" if options.timesteps else resolved.summary
-    takes = "" if n_takes == 1 else f", {n_takes} takes" + (f", {chunk_size} at a time" if chunk_size < n_takes else "")
-    return f"{what}, {options.settings.solver}{takes}"
+    chunks = f", {chunk_size} takes at a time" if chunk_size < len(seeds) else ""
+    return f"{what}, {options.settings.solver}{chunks}, seed {', '.join(map(str, seeds))}"

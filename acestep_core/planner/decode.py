@@ -102,11 +102,9 @@ def generate_codes(
     prompts = [cond_ids, uncond_ids] if sampling.is_guided else [cond_ids]
     for prompt in prompts:
         _check_length(prompt, n_most)
-    caches = [KVCache(model.config, (0,), len(prompt), dtype, device) for prompt in prompts]
-    hidden = [_run(model, prompt, cache) for prompt, cache in zip(prompts, caches, strict=True)]
-    cache = KVCache.repeat(model.config, caches, len(seeds), n_most - 1)
+    cache, hidden = _read(model, prompts, len(seeds), n_most - 1, dtype, device)
     takes = _Takes(model, cache, sampling, _uniforms(seeds, n_most).to(device), may_end=n_codes is None)
-    takes.choose(torch.cat(hidden).repeat_interleave(len(seeds), 0))
+    takes.choose(hidden)
     takes.check()
     step = _Graph(takes).step if capture else takes.step
     for n_done in range(1, n_most + 1):
@@ -369,6 +367,23 @@ def head_columns(model: Qwen3, ids: Sequence[int], like: Tensor) -> Tensor:
 
 def _columns(look_up: Callable[[Tensor, torch.dtype], Tensor], ids: Sequence[int], like: Tensor) -> Tensor:
     return look_up(torch.tensor(ids, device=like.device), like.dtype).T.contiguous()
+
+
+def _read(
+    model: Qwen3,
+    prompts: Sequence[Sequence[int]],
+    n_rows: int,
+    n_more: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> tuple[KVCache, Tensor]:
+    """Return a cache with n_rows of each prompt and room for n_more tokens, and every row's last hidden state.
+
+    Each prompt is run once, whatever the number of rows.
+    """
+    caches = [KVCache(model.config, (0,), len(prompt), dtype, device) for prompt in prompts]
+    hidden = [_run(model, prompt, cache) for prompt, cache in zip(prompts, caches, strict=True)]
+    return KVCache.repeat(model.config, caches, n_rows, n_more), torch.cat(hidden).repeat_interleave(n_rows, 0)
 
 
 def _run(model: Qwen3, ids: Sequence[int], cache: KVCache) -> Tensor:

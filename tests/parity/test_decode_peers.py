@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import comfy.ops
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from acestep_pack.acestep_core.planner.decode import (
     penalize,
 )
 from acestep_pack.acestep_core.planner.grammar import N_TEXT_TOKENS, Grammar, Rule, Text
+from acestep_pack.nodes.host import with_attention
 from golden_models import assert_close
 from parity.peers import ONE_PART
 
@@ -173,6 +175,20 @@ def test_greedy_text_equals_transformers_generate(config):
 
     expected = generated_by_them(config, COND, range(N_TEXT_TOKENS), 40)
     assert list(generate_text(ours(config), COND, Grammar(rule()), 0, LmSampling(temperature=0.0))) == expected
+
+
+@parametrized
+def test_codes_on_comfyui_layers_that_cast_equal_codes_on_whole_weights(config):
+    """As the nodes run it: weights rest in bf16, and are float32 only while they are used."""
+    resting = {name: tensor.bfloat16() for name, tensor in weights(config).items()}
+    casting = Qwen3(config, Build(with_attention(comfy.ops.manual_cast), torch.bfloat16))
+    whole = Qwen3(config)
+    for model in (casting, whole):
+        model.load_state_dict(resting)
+        model.eval().requires_grad_(False)
+    assert casting.embed_tokens.weight.dtype == torch.bfloat16
+    takes = [generate_codes(model, COND, UNCOND, 30, (1, 2), LmSampling()) for model in (casting, whole)]
+    assert takes[0] == takes[1]
 
 
 def test_repetition_penalty_equals_transformers():

@@ -1,0 +1,361 @@
+"""Draws the workflows people open, `workflows/*.json`, from the API prompts in `workflows/api/` and a layout each.
+
+ComfyUI's own frontend builds every graph, measures it and writes both files, so they are what a user would save
+and export. A new workflow is an API prompt and an entry in LAYOUTS. Needs a Chromium.
+
+    uv run scripts/workflows.py
+    uv run scripts/workflows.py --screenshot    # also docs/workflow_01.png, after a run with tiny models
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomllib
+from playwright.sync_api import Page, sync_playwright
+
+import comfyui
+import tiny_models
+from client import Client
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = ROOT / "workflows"
+API = WORKFLOWS / "api"
+PICTURED = "01_text_to_song"
+SCREENSHOT = ROOT / "docs" / "workflow_01.png"
+BASE = ROOT / ".cache" / "workflows"
+
+Json = dict[str, Any]
+
+# The pack is importable under this name once tiny_models is.
+catalogue = importlib.import_module("acestep_pack.acestep_core.catalogue")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Registry ids, from which ComfyUI's manager knows what to install when a node is missing.
+OUR_PACK = {"cnr_id": PROJECT["name"], "ver": PROJECT["version"]}
+CORE = {"cnr_id": "comfy-core", "ver": comfyui.COMFYUI_VERSION}
+MODEL_URL = "https://huggingface.co/{repo_id}/resolve/main/{file}"
+
+# Canvas pixels. A node's position is the corner below its title bar.
+TITLE_BAR = 30
+GROUP_TITLE = 46
+GROUP_MARGIN = 20
+NODE_GAP = 24
+STAGE_GAP = 70
+COLUMN_GAP = 50
+# Nodes 2.0 draws the same node up to this much taller than the classic canvas, which measures it.
+NODES_2_ROOM = 40
+# Nodes that show a line or two of text after a run.
+RESULT_ROOM = {"AceStepLoadModel": 50, "AceStepSample": 50}
+# Nodes whose text has to be readable without scrolling; all others are as small as they can be.
+HEIGHTS = {"AceStepSong": 810, "SaveAudio": 130}
+
+# Its own default workflow has been opened, too: it would come on top of ours.
+CANVAS_IS_READY = (
+    "!!(window.app?.extensionManager?.workflow?.activeWorkflow && window.LiteGraph.registered_node_types.AceStepSample)"
+)
+READY_LIMIT_MS = 60_000
+RUN_LIMIT_MS = 300_000
+SETTLE_MS = 8_000  # also for the message that the run is over, which goes by itself
+SONG_IS_PLAYABLE = """() => window.app.rootGraph.findNodesByType("SaveAudio")
+    .every(({widgets}) => widgets.find(({name}) => name === "audioUI").element.duration > 0)"""
+WINDOW = {"width": 1800, "height": 1010}
+# What of the window the frontend's own bars leave to the graph, in pixels.
+FRAME = {"left": 76, "top": 104, "right": 1786, "bottom": 946}
+# Nothing in front of the graph: no first-start tutorial, overview map, frame rate or badges.
+SETTINGS = {
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+    "Comfy.NodeBadge.NodeLifeCycleBadgeMode": "None",
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """Advice on the canvas, in Markdown."""
+
+    title: str
+    text: str
+    height: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """Cells from top to bottom, all of one width. A cell is a node's type or a note."""
+
+    width: int
+    cells: tuple[str | Note, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A titled group of columns. Stages follow each other from left to right, as the song is made."""
+
+    title: str
+    columns: tuple[Column, ...]
+
+    @property
+    def width(self) -> int:
+        return sum(column.width for column in self.columns) + COLUMN_GAP * (len(self.columns) - 1)
+
+
+LOADERS = ("AceStepLoadTextEncoder", "AceStepLoadVAE", "AceStepLoadModel")
+START_TURBO = Note(
+    "Start here",
+    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, leave it on *turbo set* "
+    "(6.3 GB) and press **Run**, then **R**.\n\n"
+    "**Change first**\n\n"
+    "1. *caption*: style, mood, voice, instruments\n"
+    "2. *lyrics*: a tag such as [Verse] or [Chorus] above each part; nobody sings when *instrumental* is on\n"
+    "3. *duration*, in seconds\n\n"
+    "**Run** again for another take. To keep one while you change the words, set *control after generate* to "
+    "*fixed*.",
+    250,
+)
+START_BASE = Note(
+    "Start here",
+    "**Base or turbo?** Base takes 50 steps, turbo 8, and each of base's steps asks the model twice: slower, but it "
+    "obeys *guidance*.\n\n"
+    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *turbo set* and "
+    "*acestep_v1.5_base.safetensors*, then press **R**.\n\n"
+    "**Change first**\n\n"
+    "1. *caption*, *lyrics*, *duration*\n"
+    "2. *guidance*: 0 is 7; lower is freer, higher keeps closer to the words\n"
+    "3. *guidance_method*: *apg* is safe, *adg* and *cfg* sound different",
+    250,
+)
+YOUR_FILE = Note(
+    "Your song",
+    "A FLAC in ComfyUI's *output/audio* folder. It carries this whole workflow: drag the file onto the canvas to get "
+    "everything back.",
+    90,
+)
+LOAD_TURBO = Stage("Load", (Column(320, (*LOADERS, START_TURBO)),))
+LOAD_BASE = Stage("Load", (Column(320, (*LOADERS, START_BASE)),))
+SONG = Stage("Song", (Column(420, ("AceStepSong",)),))
+SAMPLE = Column(280, ("AceStepSample",))
+LISTEN = Stage("Listen", (Column(300, ("AceStepDecode", "SaveAudio", YOUR_FILE)),))
+LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
+    "01_text_to_song": (LOAD_TURBO, SONG, Stage("Generate", (Column(250, ("AceStepEncode",)), SAMPLE)), LISTEN),
+    "01_text_to_song_base": (
+        LOAD_BASE,
+        SONG,
+        Stage("Generate", (Column(250, ("AceStepEncode", "AceStepSamplerOptions")), SAMPLE)),
+        LISTEN,
+    ),
+}
+
+BUILD = """prompt => {
+    window.app.loadApiJson(prompt, "workflow")
+    return window.app.rootGraph.nodes.map((node) =>
+        ({id: String(node.id), type: node.type, height: node.computeSize()[1]}))
+}"""
+ARRANGE = """({id, nodes, notes, groups}) => {
+    const graph = window.app.rootGraph
+    graph.id = id
+    for (const {id, pos, size, properties} of nodes) {
+        const node = graph.getNodeById(id)
+        node.pos = pos
+        node.setSize(size)
+        Object.assign(node.properties, properties)
+    }
+    for (const {title, text, pos, size} of notes) {
+        const note = window.LiteGraph.createNode("MarkdownNote", title)
+        graph.add(note)
+        note.pos = pos
+        note.setSize(size)
+        note.widgets[0].value = text
+    }
+    for (const {title, pos, size} of groups) {
+        const group = new window.LiteGraph.LGraphGroup(title)
+        group.pos = pos
+        group.size = size
+        graph.add(group)
+    }
+}"""
+# The frontend's own command leaves wide margins.
+FIT = """({left, top, right, bottom}) => {
+    const boxes = window.app.rootGraph.groups.map(({pos, size}) => [...pos, pos[0] + size[0], pos[1] + size[1]])
+    const [x1, y1] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])))
+    const [x2, y2] = [2, 3].map((i) => Math.max(...boxes.map((box) => box[i])))
+    const view = window.app.canvas.ds
+    view.scale = Math.min((right - left) / (x2 - x1), (bottom - top) / (y2 - y1))
+    view.offset = [(left + right) / 2 / view.scale - (x1 + x2) / 2, top / view.scale - y1]
+    window.app.canvas.setDirty(true, true)
+}"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A node of the built graph, with the least height the classic canvas gives it."""
+
+    id: str
+    type: str
+    height: float
+
+
+def arrange(name: str, prompt: Json, measured: Sequence[Measured]) -> Json:
+    """Return where the nodes, notes and groups of a workflow go, for ARRANGE.
+
+    Raises: ValueError when the layout and the prompt do not have the same nodes.
+    """
+    left = list(measured)
+    nodes, notes, groups = [], [], []
+    x = lowest = 0.0
+    for stage in LAYOUTS[name]:
+        groups.append({"title": stage.title, "pos": [x - GROUP_MARGIN, -TITLE_BAR - GROUP_TITLE]})
+        for column in stage.columns:
+            y = 0.0
+            for cell in column.cells:
+                room = NODES_2_ROOM
+                if isinstance(cell, Note):
+                    height: float = cell.height
+                    notes.append({"title": cell.title, "text": cell.text, **_box(x, y, column.width, height)})
+                else:
+                    node = _take(left, cell, name)
+                    height = HEIGHTS.get(cell, node.height)
+                    room += RESULT_ROOM.get(cell, 0)
+                    box = _box(x, y, column.width, height)
+                    nodes.append({"id": node.id, "properties": properties(prompt[node.id]), **box})
+                lowest = max(lowest, y + height + room)
+                y += height + room + NODE_GAP + TITLE_BAR
+            x += column.width + COLUMN_GAP
+        x += STAGE_GAP - COLUMN_GAP
+    if left:
+        raise ValueError(f"the layout of {name} has no place for {left[0].type}")
+    for group, stage in zip(groups, LAYOUTS[name], strict=True):
+        height = TITLE_BAR + GROUP_TITLE + lowest + GROUP_MARGIN
+        group["size"] = [stage.width + 2 * GROUP_MARGIN, height]
+    return {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)), "nodes": nodes, "notes": notes, "groups": groups}
+
+
+def properties(node: Json) -> Json:
+    """Return what a node of a prompt says about its origin and, when it loads published files, where they are."""
+    if not node["class_type"].startswith("AceStep"):
+        return CORE
+    if not node["class_type"].startswith("AceStepLoad"):
+        return OUR_PACK
+    chosen = [checkpoint for checkpoint in catalogue.CHECKPOINTS if checkpoint.name in node["inputs"].values()]
+    models = [
+        {
+            "name": checkpoint.name,
+            "url": MODEL_URL.format(repo_id=checkpoint.repo_id, file=checkpoint.files[0]),
+            "directory": checkpoint.folder,
+        }
+        for checkpoint in chosen
+    ]
+    return {**OUR_PACK, "models": models}
+
+
+def draw(page: Page, name: str) -> tuple[Json, Json]:
+    """Return a workflow and its API prompt as the frontend writes them."""
+    prompt = read(API / f"{name}.json")
+    measured = [Measured(**node) for node in page.evaluate(BUILD, prompt)]
+    page.evaluate(ARRANGE, arrange(name, prompt, measured))
+    # Once more through a file: opening it settles sizes and ids, and what is written must not change again.
+    workflow, _ = export(page)
+    open_workflow(page, workflow, name)
+    return export(page)
+
+
+def open_workflow(page: Page, workflow: Json, name: str) -> None:
+    """Open a workflow on the canvas, in a tab of its own."""
+    page.evaluate("([workflow, name]) => window.app.loadGraphData(workflow, true, true, name)", [workflow, name])
+
+
+def export(page: Page) -> tuple[Json, Json]:
+    """Return the canvas's workflow and API prompt as the frontend writes them.
+
+    The workflow says nothing of zoom and scroll, so that it opens fitted to the window.
+    """
+    # As text: a value handed over as it is would turn what is undefined, and never saved, into null.
+    exported = json.loads(page.evaluate("async () => JSON.stringify(await window.app.graphToPrompt())"))
+    exported["workflow"]["extra"].pop("ds", None)
+    return exported["workflow"], exported["output"]
+
+
+def screenshot(page: Page, name: str, file: Path) -> None:
+    """Run a workflow and save a picture of all of it, with its player and what the nodes have to say."""
+    open_workflow(page, read(WORKFLOWS / f"{name}.json"), name)
+    page.evaluate("window.app.queuePrompt(0)")
+    page.wait_for_function(SONG_IS_PLAYABLE, timeout=RUN_LIMIT_MS)
+    page.evaluate(FIT, FRAME)
+    page.wait_for_timeout(SETTLE_MS)
+    file.parent.mkdir(exist_ok=True)
+    page.screenshot(path=file)
+
+
+@contextmanager
+def canvas(server: comfyui.Server) -> Iterator[Page]:
+    """Open the frontend in a headless Chromium for the length of a `with`."""
+    client = Client(server.url)
+    for setting, value in SETTINGS.items():
+        client.set_setting(setting, value)
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        raise FileNotFoundError("no chromium on the PATH; install it, the frontend runs in it")
+    with sync_playwright() as playwright:
+        # Containers have no user namespaces for Chromium's sandbox; all it visits is our own server.
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        page = browser.new_page(viewport=WINDOW)
+        page.goto(server.url)
+        page.wait_for_function(CANVAS_IS_READY, timeout=READY_LIMIT_MS)
+        yield page
+        browser.close()
+
+
+def read(file: Path) -> Json:
+    """Return the JSON of a file."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write(file: Path, value: Json) -> None:
+    """Write JSON with the frontend's own indentation."""
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(file.relative_to(ROOT))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--screenshot", action="store_true", help=f"also run {PICTURED} and take its picture")
+    arguments = parser.parse_args()
+    comfyui.install_pack(BASE)
+    tiny_models.write_comfyui_folders(BASE / "models")
+    with comfyui.start(BASE) as server:
+        with canvas(server) as page:
+            for name in LAYOUTS:
+                workflow, prompt = draw(page, name)
+                write(WORKFLOWS / f"{name}.json", workflow)
+                write(API / f"{name}.json", prompt)
+        if arguments.screenshot:
+            with canvas(server) as page:
+                screenshot(page, PICTURED, SCREENSHOT)
+
+
+def _box(x: float, y: float, width: float, height: float) -> Json:
+    return {"pos": [x, y], "size": [width, height]}
+
+
+def _take(left: list[Measured], node_type: str, name: str) -> Measured:
+    """Take the first node of a type out of those that are left."""
+    for node in left:
+        if node.type == node_type:
+            left.remove(node)
+            return node
+    raise ValueError(f"the layout of {name} has more nodes {node_type} than its prompt")
+
+
+if __name__ == "__main__":
+    main()

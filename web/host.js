@@ -1,0 +1,60 @@
+/**
+ * The one door between this folder and ComfyUI's frontend: no other module here imports `app`.
+ *
+ * Hands out hooks on the pack's nodes. Draws nothing and remembers nothing.
+ */
+import { app } from "../../scripts/app.js"
+
+// What the ids of all our nodes begin with; see nodes/__init__.py.
+const OUR_NODES = "AceStep"
+
+/** Call change(node) on every new node of one of our types, before it joins a graph. */
+export function onNodeCreated(nodeType, change) {
+  app.registerExtension({
+    name: `acestep.created.${nodeType}`,
+    nodeCreated(node) {
+      if (node.comfyClass === nodeType) change(node)
+    },
+  })
+}
+
+/**
+ * Call show(node, output) with a node's ui output whenever it may have changed: after the node ran, and for all of
+ * the pack's nodes when ComfyUI drops or restores outputs (another workflow, another tab, a run from the history)
+ * and when it builds nodes anew (undo). {} is no output. purpose is a name for logs.
+ */
+export function onNodeOutput(purpose, show) {
+  app.registerExtension({
+    name: `acestep.output.${purpose}`,
+
+    nodeCreated(node) {
+      if (!isOurs(node)) return
+      const onExecuted = node.onExecuted
+      node.onExecuted = function (output) {
+        onExecuted?.call(this, output)
+        show(this, output ?? {})
+      }
+    },
+
+    loadedGraphNode(node) {
+      if (isOurs(node)) show(node, app.nodeOutputs[locatorOf(node)] ?? {})
+    },
+
+    onNodeOutputsUpdated(outputs) {
+      for (const node of allNodes().filter(isOurs)) show(node, outputs[locatorOf(node)] ?? {})
+    },
+  })
+}
+
+function isOurs(node) {
+  return node.comfyClass?.startsWith(OUR_NODES)
+}
+
+function allNodes() {
+  return [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(({ nodes }) => nodes)
+}
+
+/** Return the key of a node in the frontend's map of outputs: its id, after its subgraph's if it is in one. */
+function locatorOf(node) {
+  return node.graph === app.rootGraph ? `${node.id}` : `${node.graph.id}:${node.id}`
+}
