@@ -406,7 +406,7 @@ def test_a_latent_says_which_seed_and_plan_each_take_is(turbo) -> None:
         (7, 1, 3),
         (8, 1, 3),
     ]
-    assert made.summary == "3 steps, shift 3, no guidance, euler, 4 takes"
+    assert made.summary == "3 steps, shift 3, no guidance, euler, seed 5, 6, 7, 8"
 
 
 @pytest.mark.parametrize("n_at_once", [1, 2, 3])
