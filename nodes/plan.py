@@ -268,7 +268,8 @@ def _writing(temperature: float, top_p: float, top_k: int):
 
 
 def _shown(song) -> io.NodeOutput:
-    """Return a song, and its fields as the text on the node."""
-    from ..acestep_core.planner.prompts import think_text
+    """Return a song, and its fields and words as the text on the node."""
+    from ..acestep_core.planner.prompts import think_fields
 
-    return io.NodeOutput(song, ui={"text": (f"{think_text(song)}\n\n{song.lyrics}",)})
+    fields = (f"{name}: {value}" for name, value in think_fields(song).items())
+    return io.NodeOutput(song, ui={"text": ("\n".join((*fields, "", song.lyrics)),)})

@@ -54,10 +54,22 @@ STAGE_GAP = 70
 COLUMN_GAP = 50
 # Nodes 2.0 draws the same node up to this much taller than the classic canvas, which measures it.
 NODES_2_ROOM = 40
-# Nodes that show a line or two of text after a run.
-RESULT_ROOM = {"AceStepLoadModel": 50, "AceStepSample": 50}
+# Nodes that show text after a run: a line or two, or a whole song.
+RESULT_ROOM = {
+    "AceStepLoadModel": 50,
+    "AceStepSample": 50,
+    "AceStepPlan": 260,
+    "AceStepIdea": 260,
+    "AceStepUnderstand": 260,
+}
 # Nodes whose text has to be readable without scrolling; all others are as small as they can be.
-HEIGHTS = {"AceStepSong": 810, "SaveAudio": 130}
+HEIGHTS = {
+    "AceStepSong": 810,
+    "AceStepIdea": 340,
+    "AceStepCodesFromText": 340,
+    "PreviewAny": 260,
+    "SaveAudio": 130,
+}
 
 # Its own default workflow has been opened, too: it would come on top of ours.
 CANVAS_IS_READY = (
@@ -136,6 +148,36 @@ START_BASE = Note(
     "3. *guidance_method*: *apg* is safe, *adg* and *cfg* sound different",
     250,
 )
+START_PLAN = Note(
+    "Start here",
+    "**What does the planner do?** It finds what the song leaves on *auto*, writes the caption out and sketches the "
+    "music in audio codes. The model then sings after that sketch.\n\n"
+    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *turbo set* and "
+    "*qwen_1.7b_ace15.safetensors*, then press **R**.\n\n"
+    "**Change first**\n\n"
+    "1. *caption*, *lyrics*, *duration*\n"
+    "2. the seed of **ACE-Step Plan**, for another plan\n"
+    "3. with that seed *fixed*, any knob of the sampler: nothing is planned again",
+    270,
+)
+START_IDEA = Note(
+    "Start here",
+    "**Change first:** *idea*, in a sentence of your own. The planner makes the song of it, lyrics and length "
+    "included, then sketches the music.\n\n"
+    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *turbo set* and "
+    "*qwen_1.7b_ace15.safetensors*, then press **R**.\n\n"
+    "**Like the song?** Set its seed to *fixed* while you try other plans and takes.",
+    210,
+)
+START_UNDERSTAND = Note(
+    "Start here",
+    "**What is this?** The planner describes the music it reads in audio codes, five a second.\n\n"
+    "**Your own codes:** copy them from **ACE-Step Codes to Text**, or put **ACE-Step Load Codes** in place of the "
+    "text. Those here are only an example, and ten seconds long.\n\n"
+    "**No models yet?** Take the link under *Errors*, or add the node *ACE-Step Download*, run "
+    "*qwen_1.7b_ace15.safetensors*, then press **R**.",
+    220,
+)
 YOUR_FILE = Note(
     "Your song",
     "A FLAC in ComfyUI's *output/audio* folder. It carries this whole workflow: drag the file onto the canvas to get "
@@ -144,16 +186,27 @@ YOUR_FILE = Note(
 )
 LOAD_TURBO = Stage("Load", (Column(320, (*LOADERS, START_TURBO)),))
 LOAD_BASE = Stage("Load", (Column(320, (*LOADERS, START_BASE)),))
+LOAD_PLAN = Stage("Load", (Column(320, (*LOADERS, "AceStepLoadPlanner", START_PLAN)),))
+LOAD_IDEA = Stage("Load", (Column(320, (*LOADERS, "AceStepLoadPlanner", START_IDEA)),))
 SONG = Stage("Song", (Column(420, ("AceStepSong",)),))
+PLAN = Stage("Plan", (Column(320, ("AceStepPlan",)),))
 SAMPLE = Column(280, ("AceStepSample",))
+GENERATE = Stage("Generate", (Column(250, ("AceStepEncode",)), SAMPLE))
 LISTEN = Stage("Listen", (Column(300, ("AceStepDecode", "SaveAudio", YOUR_FILE)),))
 LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
-    "01_text_to_song": (LOAD_TURBO, SONG, Stage("Generate", (Column(250, ("AceStepEncode",)), SAMPLE)), LISTEN),
+    "01_text_to_song": (LOAD_TURBO, SONG, GENERATE, LISTEN),
     "01_text_to_song_base": (
         LOAD_BASE,
         SONG,
         Stage("Generate", (Column(250, ("AceStepEncode", "AceStepSamplerOptions")), SAMPLE)),
         LISTEN,
+    ),
+    "02_plan_and_sing": (LOAD_PLAN, SONG, PLAN, GENERATE, LISTEN),
+    "03_idea_to_song": (LOAD_IDEA, Stage("Idea", (Column(420, ("AceStepIdea",)),)), PLAN, GENERATE, LISTEN),
+    "04_understand_audio": (
+        Stage("Load", (Column(320, ("AceStepLoadPlanner", "AceStepCodesFromText", START_UNDERSTAND)),)),
+        Stage("Understand", (Column(320, ("AceStepUnderstand", "AceStepSongInfo")),)),
+        Stage("Read", (Column(420, ("PreviewAny", "PreviewAny")),)),
     ),
 }
 

@@ -54,6 +54,10 @@ VALUES: Mapping[str, Iterable[str | int]] = {
 MAX_TOKENS = {"caption": 512, "genres": 64}
 
 
+# What the text encoder reads, less its own header, and some for words that are cut into more tokens when read.
+MAX_WRITTEN_LYRIC_TOKENS = MAX_LYRIC_TOKENS - 128
+
+
 @dataclass(frozen=True)
 class Forced:
     """Append these tokens: nothing is sampled, one forward takes them all."""
@@ -209,7 +213,7 @@ def plan_grammar(lexicon: Lexicon, song: SongSpec, fields: Sequence[str]) -> Gra
     return Grammar(think_block(lexicon, fields, fixed_fields(song)))
 
 
-def song_grammar(lexicon: Lexicon, song: SongSpec, max_lyric_tokens: int = MAX_LYRIC_TOKENS) -> Grammar:
+def song_grammar(lexicon: Lexicon, song: SongSpec, max_lyric_tokens: int = MAX_WRITTEN_LYRIC_TOKENS) -> Grammar:
     """Return the grammar of a whole song, for idea, format and understand: every field, then lyrics."""
     return Grammar(_whole_song(lexicon, fixed_fields(song), max_lyric_tokens))
 
