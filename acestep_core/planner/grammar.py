@@ -213,7 +213,7 @@ def plan_grammar(lexicon: Lexicon, song: SongSpec, fields: Sequence[str]) -> Gra
     return Grammar(think_block(lexicon, fields, fixed_fields(song)))
 
 
-def song_grammar(lexicon: Lexicon, song: SongSpec, max_lyric_tokens: int = MAX_WRITTEN_LYRIC_TOKENS) -> Grammar:
+def song_grammar(lexicon: Lexicon, song: SongSpec, max_lyric_tokens: int) -> Grammar:
     """Return the grammar of a whole song, for idea, format and understand: every field, then lyrics."""
     return Grammar(_whole_song(lexicon, fixed_fields(song), max_lyric_tokens))
 

@@ -19,7 +19,15 @@ from ..models.qwen3 import Qwen3
 from ..types import AudioCodes, SongSpec
 from . import prompts
 from .decode import LmSampling, OnToken, generate_codes, generate_text
-from .grammar import Grammar, Lexicon, left_to_infer, plan_fields, plan_grammar, song_grammar
+from .grammar import (
+    MAX_WRITTEN_LYRIC_TOKENS,
+    Grammar,
+    Lexicon,
+    left_to_infer,
+    plan_fields,
+    plan_grammar,
+    song_grammar,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,12 +58,13 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """A loaded planner: how to run it where its weights are."""
+    """A loaded planner: how to run it where its weights are, and how long its lyrics may get."""
 
     model: Qwen3
     tokenizer: Tokenizer
     dtype: torch.dtype
     device: torch.device
+    max_lyric_tokens: int = MAX_WRITTEN_LYRIC_TOKENS
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -187,5 +196,6 @@ def _filled(song: SongSpec, other: SongSpec) -> SongSpec:
 def _whole_song(
     planner: Planner, prompt: str, given: SongSpec, seed: int, sampling: LmSampling, on_token: OnToken | None
 ) -> SongSpec:
-    text = planner.write(prompt, song_grammar(planner.lexicon, given), seed, sampling, on_token)
+    grammar = song_grammar(planner.lexicon, given, planner.max_lyric_tokens)
+    text = planner.write(prompt, grammar, seed, sampling, on_token)
     return replace(prompts.parse_think(text), lyrics=prompts.parse_lyrics(text))

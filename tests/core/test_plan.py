@@ -31,7 +31,8 @@ def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
     model = Qwen3(file.config)
     model.load_state_dict(file.state)
     tokenizer = load_tokenizer(comfyui.comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer")
-    return Planner(model.eval(), tokenizer, torch.float32, torch.device("cpu"))
+    # A random planner never ends its turn by itself.
+    return Planner(model.eval(), tokenizer, torch.float32, torch.device("cpu"), max_lyric_tokens=40)
 
 
 @pytest.fixture(autouse=True)

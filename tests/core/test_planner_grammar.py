@@ -177,7 +177,7 @@ def test_free_text_ends_at_its_limit(lexicon: Lexicon) -> None:
 
 
 def test_lyrics_end_with_the_turn(lexicon: Lexicon) -> None:
-    steps = list(steps_of(song_grammar(lexicon, FULL_SONG), text_token=END_OF_TURN_ID))
+    steps = list(steps_of(song_grammar(lexicon, FULL_SONG, MAX_LYRIC_TOKENS), text_token=END_OF_TURN_ID))
     assert steps.index(lexicon.lyrics) == len(steps) - 1
 
 
@@ -314,7 +314,7 @@ def test_forced_spans_are_handed_out_as_one(lexicon: Lexicon) -> None:
 
 
 def test_a_choice_has_an_alternative_and_only_the_language_is_greedy(lexicon: Lexicon) -> None:
-    steps = list(steps_of(song_grammar(lexicon, SongSpec()), text_token=END_OF_TURN_ID))
+    steps = list(steps_of(song_grammar(lexicon, SongSpec(), MAX_LYRIC_TOKENS), text_token=END_OF_TURN_ID))
     choices = [step for step in steps if isinstance(step, Choice)]
     assert all(len(step.ids) > 1 for step in choices)
     assert [step.ids for step in choices if step.greedy] == [tuple(lexicon.tries["language"])]
