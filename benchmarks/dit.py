@@ -92,9 +92,10 @@ class Contender:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["mid"])
-    parser.add_argument("--seconds", type=int, nargs="+", default=[30, 60, 120, 240, 600])
+    parser.add_argument("--seconds", type=int, nargs="*", default=[30, 60, 120, 240, 600])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--run-seconds", type=int, nargs="*", default=[30, 60, 120, 240], help="lengths of whole runs")
+    parser.add_argument("--contenders", nargs="+", help="whom to run, of ours, diffusers and ComfyUI (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
@@ -103,7 +104,9 @@ def main() -> None:
     print(f"{hardware(options.device)}; {options.dtype}; best of {options.rounds}, in turns")
     for size in options.size:
         contenders = build(SIZES[size], dtype, options.device)
-        print(f"\n### {size}: one step\n\n{steps(contenders, size, options, dtype)}")
+        contenders = {name: contenders[name] for name in options.contenders or contenders}
+        if options.seconds:
+            print(f"\n### {size}: one step\n\n{steps(contenders, size, options, dtype)}")
         if options.run_seconds:
             print(f"\n### {size}: a run of 8 steps, once, with peak memory\n\n{runs(contenders, size, options, dtype)}")
 
