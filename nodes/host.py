@@ -134,8 +134,8 @@ def progress(total: int) -> Callable[[int], None]:
     return update
 
 
-def tile_progress() -> Callable[[int, int], None]:
-    """Return a function that shows how many tiles of how many are done, and raises when the user cancelled."""
+def part_progress() -> Callable[[int, int], None]:
+    """Return a function that shows how many parts of how many are done, and raises when the user cancelled."""
     bar = comfy.utils.ProgressBar(1)
 
     def update(done: int, total: int) -> None:

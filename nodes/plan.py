@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import LANGUAGES, MAX_SEED, MAX_TAKES
 from .sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
-from .song import AUTO
+from .song import AUTO, known
 
 PLAN = f"{CATEGORY}/plan"
 
@@ -155,13 +155,13 @@ class AceStepPlan(io.ComfyNode):
         from ..acestep_core.planner.decode import LmSampling
         from ..acestep_core.planner.plan import Thinking, plan
         from ..acestep_core.types import take_seeds
-        from .planner import token_progress
+        from . import host
 
         sampling = LmSampling(temperature, top_k, top_p, min_p, repetition_penalty, cfg_scale)
         thinking = Thinking(think_codes, think_metadata, think_caption, think_language)
         seeds = take_seeds(seed, plans)
         ready = planner.ready(plans, song.duration_s)
-        made = plan(ready, song, thinking, seeds, sampling, negative, token_progress())
+        made = plan(ready, song, thinking, seeds, sampling, negative, host.part_progress())
         return io.NodeOutput(made.song, made.codes, made.blueprint, ui={"text": (made.blueprint,)})
 
 
@@ -200,9 +200,7 @@ class AceStepIdea(io.ComfyNode):
         from ..acestep_core.planner.plan import idea as make
 
         sampling, progress = _writing(temperature, top_p, top_k)
-        song = make(
-            planner.ready(), idea, instrumental, None if language == AUTO else language, seed, sampling, progress
-        )
+        song = make(planner.ready(), idea, instrumental, known(language), seed, sampling, progress)
         return _shown(song)
 
 
@@ -262,9 +260,9 @@ class AceStepUnderstand(io.ComfyNode):
 def _writing(temperature: float, top_p: float, top_k: int):
     """Return how to draw words, and where to show how many there are."""
     from ..acestep_core.planner.decode import LmSampling
-    from .planner import token_progress
+    from . import host
 
-    return LmSampling(temperature, top_k, top_p, cfg_scale=1.0), token_progress()
+    return LmSampling(temperature, top_k, top_p, cfg_scale=1.0), host.part_progress()
 
 
 def _shown(song) -> io.NodeOutput:

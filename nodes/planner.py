@@ -8,11 +8,10 @@ from typing import Any
 
 from ..acestep_core.constants import CODE_RATE, MAX_DURATION_S
 from ..acestep_core.models.files import read_planner
-from ..acestep_core.models.qwen3 import Qwen3
-from ..acestep_core.planner.decode import MAX_TEXT_TOKENS, OnToken, cache_bytes
+from ..acestep_core.planner.decode import MAX_TEXT_TOKENS, cache_bytes
 from ..acestep_core.planner.plan import Planner
-from ..acestep_core.text import load_tokenizer
 from . import host
+from .text_encoder import load_qwen3
 
 # Room for the prompt, thoughts included, beside what is generated behind it.
 PROMPT_TOKENS = 2_048
@@ -36,15 +35,5 @@ class PlannerModel:
 
 def load(path: Path) -> PlannerModel:
     """Return the planner of a file or folder."""
-    file = read_planner(path, host.read)
-    build, dtype, load_device, offload_device = host.text_encoder_build()
-    model = Qwen3(file.config, build)
-    patcher = host.patcher(model, load_device, offload_device)
-    host.fill(patcher, model, file.state)
-    tokenizer = load_tokenizer(file.tokenizer_folder or host.TOKENIZER_FOLDER)
-    return PlannerModel(Planner(model, tokenizer, dtype, load_device), patcher)
-
-
-def token_progress() -> OnToken:
-    """Return a function that shows the tokens done and their speed, and raises when the user cancelled."""
-    return host.tile_progress()
+    model, tokenizer, patcher, dtype = load_qwen3(read_planner(path, host.read))
+    return PlannerModel(Planner(model, tokenizer, dtype, patcher.load_device), patcher)

@@ -90,10 +90,10 @@ class AceStepSong(io.ComfyNode):
             SongSpec(
                 caption=caption,
                 lyrics=INSTRUMENTAL_LYRICS if instrumental else lyrics,
-                language=_known(language),
+                language=known(language),
                 bpm=bpm or None,
-                key=_known(key),
-                time_signature=_known(time_signature),
+                key=known(key),
+                time_signature=known(time_signature),
                 duration_s=duration or None,
             )
         )
@@ -132,5 +132,6 @@ class AceStepSongInfo(io.ComfyNode):
         )
 
 
-def _known(choice: str) -> str | None:
+def known(choice: str) -> str | None:
+    """Return what a combo says, None where it says auto."""
     return None if choice == AUTO else choice

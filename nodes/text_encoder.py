@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..acestep_core.models.conditioner import Tokens
-from ..acestep_core.models.files import read_text_encoder
+from ..acestep_core.models.files import Qwen3File, read_text_encoder
 from ..acestep_core.models.qwen3 import Qwen3
 from ..acestep_core.text import Ids, load_tokenizer
 from . import host
@@ -46,9 +46,13 @@ class TextEncoder:
 
 def load(path: Path) -> TextEncoder:
     """Return the text encoder of a file or folder."""
-    file = read_text_encoder(path, host.read)
+    return TextEncoder(*load_qwen3(read_text_encoder(path, host.read)))
+
+
+def load_qwen3(file: Qwen3File) -> tuple[Qwen3, Tokenizer, Any, torch.dtype]:
+    """Return a Qwen3 with its weights under ComfyUI's patcher: model, tokenizer, patcher, computing dtype."""
     build, dtype, load_device, offload_device = host.text_encoder_build()
     model = Qwen3(file.config, build)
     patcher = host.patcher(model, load_device, offload_device)
     host.fill(patcher, model, file.state)
-    return TextEncoder(model, load_tokenizer(file.tokenizer_folder or host.TOKENIZER_FOLDER), patcher, dtype)
+    return model, load_tokenizer(file.tokenizer_folder or host.TOKENIZER_FOLDER), patcher, dtype

@@ -50,7 +50,7 @@ class AceStepVAE(comfy.sd.VAE):
         model = self.first_stage_model
         device = host.load_for(self.patcher, model.decode_memory_bytes(samples.shape[-1], self.vae_dtype, tile_frames))
         latents = samples.to(device, self.vae_dtype)
-        audio = model.decode_tiled(latents, tile_frames, host.tile_progress(), self.output_device)
+        audio = model.decode_tiled(latents, tile_frames, host.part_progress(), self.output_device)
         return host.to_intermediate(audio)
 
     def encode(self, pixel_samples: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class AceStepVAE(comfy.sd.VAE):
         model = self.first_stage_model
         needed = model.encode_memory_bytes(audio.shape[-1] // SAMPLES_PER_FRAME, self.vae_dtype, tile_frames)
         device = host.load_for(self.patcher, needed)
-        latents = model.encode_tiled(audio.to(device, self.vae_dtype), max(1, tile_frames), host.tile_progress())
+        latents = model.encode_tiled(audio.to(device, self.vae_dtype), max(1, tile_frames), host.part_progress())
         return host.to_intermediate(latents)
 
 

@@ -108,11 +108,10 @@ def plan(
     completed = _completed(song, thought, thinking)
     if not thinking.codes:
         return Plan(completed, AudioCodes(), blueprint)
-    told = replace(completed, lyrics="")
-    n_codes = None if told.duration_s is None else int(told.duration_s * CODE_RATE)
+    n_codes = None if completed.duration_s is None else int(completed.duration_s * CODE_RATE)
     sequences = generate_codes(
         planner.model,
-        planner.ids(prompts.codes_prompt(song, told)),
+        planner.ids(prompts.codes_prompt(song, completed)),
         planner.ids(prompts.codes_prompt_without(negative)),
         n_codes,
         seeds,
@@ -122,7 +121,7 @@ def plan(
         planner.dtype,
         planner.device,
     )
-    return Plan(completed, AudioCodes(tuple(sequences)), blueprint or prompts.think_text(told))
+    return Plan(completed, AudioCodes(tuple(sequences)), blueprint or prompts.think_text(completed))
 
 
 def idea(
