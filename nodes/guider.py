@@ -5,6 +5,7 @@ patches, compilation and interruption all apply.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import comfy.model_patcher
 import comfy.samplers
@@ -107,6 +108,4 @@ def run(
 def _on(device: torch.device, preserve: Preserve | None) -> Preserve | None:
     if preserve is None:
         return None
-    return Preserve(
-        preserve.source.to(device), preserve.inside.to(device), preserve.injection, preserve.crossfade_frames
-    )
+    return replace(preserve, source=preserve.source.to(device), mask=preserve.mask.to(device))

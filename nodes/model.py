@@ -27,6 +27,7 @@ from ..acestep_core.models.silence import published_silence
 from ..acestep_core.pipeline.condition import Encoding
 from ..acestep_core.pipeline.memory import activation_bytes
 from ..acestep_core.pipeline.run import Branch, Run
+from ..acestep_core.pipeline.tasks import Source, cover
 from ..acestep_core.types import AudioCodes
 from . import host
 from .sockets import ACESTEP_KEY
@@ -93,7 +94,7 @@ class Network(AceStep):
         step, n_steps = _where(run, t, options)
         branches = [
             Branch(
-                run.condition(part.encoding, frames, plain=step >= part.encoding.drops_codes_at(n_steps)),
+                run.condition(part.encoding, frames, plain=step >= part.encoding.turns_plain_at(n_steps)),
                 part.rows,
                 part.null,
             )
@@ -244,7 +245,7 @@ def _core_encoding(kwargs: dict) -> Encoding:
         lyric=_unpadded(lyric),
         codes=AudioCodes(tuple(tuple(sequence) for sequence in codes)) if codes is not None else AudioCodes(),
         timbre=reference,
-        cover=reference,
+        task=None if reference is None else cover(Source(reference)),
     )
 
 

@@ -9,16 +9,21 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import LATENT_CHANNELS
+from ..acestep_core.pipeline.tasks import Source
 from ..acestep_core.types import Take
 
 TextEncoderSocket = io.Custom("ACESTEP_TEXT_ENCODER")
 PlannerSocket = io.Custom("ACESTEP_PLANNER")
 SongSocket = io.Custom("ACESTEP_SONG")
 CodesSocket = io.Custom("ACESTEP_CODES")
+ReferenceSocket = io.Custom("ACESTEP_REFERENCE")
+TaskSocket = io.Custom("ACESTEP_TASK")
 OptionsSocket = io.Custom("ACESTEP_OPTIONS")
 
 # Our entry in core's LATENT dict (tuple of Take) and in core's conditioning dict (Encoding).
 ACESTEP_KEY = "acestep"
+# In core's LATENT dict: the recording [B, 2, S] at 48 kHz that the latents were encoded from.
+WAVEFORM_KEY = "acestep_waveform"
 CATEGORY = "audio/ACE-Step"
 
 
@@ -45,12 +50,34 @@ def latent_samples(value: dict) -> torch.Tensor:
     return samples.transpose(1, 2)
 
 
+def latent_source(value: dict) -> Source:
+    """Return core's LATENT as a source for a task, with its recording where it came from one.
+
+    Raises ValueError as latent_samples does.
+    """
+    return Source(latent_samples(value), waveform=value.get(WAVEFORM_KEY))
+
+
+def frame_mask(mask: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Return core's MASK [B, 1, T] or [T] of any shape as [B, n_frames]; its last axis is time.
+
+    Raises ValueError for a mask of another length.
+    """
+    rows = mask.reshape(-1, mask.shape[-1]) if mask.ndim < 3 else mask.float().mean(dim=tuple(range(1, mask.ndim - 1)))
+    if rows.shape[-1] != n_frames:
+        raise ValueError(
+            f"the mask has {rows.shape[-1]} frames, the latent {n_frames}; "
+            'make it with "ACE-Step Region" from this latent'
+        )
+    return rows.float().cpu()
+
+
 def latent_mask(value: dict, n_frames: int) -> torch.Tensor | None:
-    """Return core's noise mask as bool [B, n_frames], true where to generate, or None without one."""
+    """Return core's noise mask as [B, n_frames], above 0 where to generate, or None without one."""
     mask = value.get("noise_mask")
     if mask is None:
         return None
     mask = mask.reshape(-1, 1, mask.shape[-1]).float()
     if mask.shape[-1] != n_frames:
         mask = torch.nn.functional.interpolate(mask, size=n_frames, mode="nearest-exact")
-    return mask[:, 0] > 0.5
+    return mask[:, 0].clamp(0, 1)

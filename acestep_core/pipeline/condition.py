@@ -15,6 +15,7 @@ from torch import Tensor
 from ..constants import (
     CODE_RATE,
     DEFAULT_DURATION_S,
+    FRAME_RATE,
     FRAMES_PER_CODE,
     MAX_DURATION_S,
     REFERENCE_FRAMES,
@@ -24,6 +25,10 @@ from ..models.acestep import AceStep, chunk_context, fit, tile
 from ..models.conditioner import Tokens
 from ..text import LyricIds
 from ..types import AudioCodes, SongSpec
+from .tasks import Task
+
+# Codes may miss the length of what they are for by this much: less than a beat, and silence fills it.
+CODES_TOLERANCE = CODE_RATE
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +36,10 @@ class Encoding:
     """A song as the text encoder read it, for one or several plans. Holds no silence and no checkpoint.
 
     text: states of the caption under the task's instruction, [1 or P, L, D]. text_to_music: the same under
-    the text2music instruction, which takes over when a strength below 1 drops the codes. lyric: token
+    the text2music instruction, which takes over when a strength below 1 drops codes or source. lyric: token
     embeddings [1, L, D], and lyric_ids their tokens where known. codes_strength: part of the steps that
-    follow the codes. timbre: latents [R, n, 64] of recordings to sound like. cover: latents [1, n, 64] to
-    follow in coarse, as codes are.
+    follow the codes, without a task; a task has a strength of its own. timbre: latents [R, n, 64] of
+    recordings to sound like. task: what to do with which sources; None makes a song from nothing.
     """
 
     text: Tokens
@@ -44,20 +49,33 @@ class Encoding:
     codes: AudioCodes = field(default_factory=AudioCodes)
     codes_strength: float = 1.0
     timbre: Tensor | None = None
-    cover: Tensor | None = None
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.codes_strength <= 1:
             raise ValueError(f"codes strength must be 0 to 1, got {self.codes_strength:g}")
+        if self.task is not None and self.codes.n_plans and self.task.rule.codes == "refused":
+            raise ValueError(f"{self.task.name} takes no audio codes, they would replace its source; disconnect them")
+        n_rows = 1 if self.task is None else self.task.n_rows
+        if self.n_plans % n_rows or self.n_plans % max(1, self.codes.n_plans):
+            raise ValueError(
+                f"{self.codes.n_plans} plans do not go with {n_rows} sources or tracks; use one of either, or as many"
+            )
 
     @property
     def n_plans(self) -> int:
         """Return how many plans a batch of takes is spread over."""
-        return max(self.codes.n_plans, self.text.states.shape[0])
+        n_rows = 1 if self.task is None else self.task.n_rows
+        return max(self.codes.n_plans, self.text.states.shape[0], n_rows)
 
-    def drops_codes_at(self, n_steps: int) -> int:
-        """Return the step from which the model goes on without the codes."""
-        return int(n_steps * self.codes_strength)
+    @property
+    def strength(self) -> float:
+        """Return the part of the steps that follow codes or source."""
+        return self.codes_strength if self.task is None else self.task.strength
+
+    def turns_plain_at(self, n_steps: int) -> int:
+        """Return the step from which the model goes on by the text alone."""
+        return int(n_steps * self.strength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +86,22 @@ class Condition:
     context: Tensor
 
 
-def n_frames_of(song: SongSpec, codes: AudioCodes) -> int:
-    """Return the latent length of a generation: the codes' own, else the song's, else two minutes.
+def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task | None = None) -> int:
+    """Return the latent length of a generation: the task's, the codes', else the song's, else two minutes.
 
-    Raises ValueError for codes longer than the model plays.
+    Raises ValueError for codes longer than the model plays, or of another length than the task's.
     """
-    if not codes.n_plans:
+    n_codes = max(map(len, codes.sequences), default=0)
+    if task is not None:
+        wanted = -(-task.window_frames // FRAMES_PER_CODE)
+        if n_codes and abs(n_codes - wanted) > CODES_TOLERANCE:
+            raise ValueError(
+                f"the codes last {n_codes / CODE_RATE:g} s, the {task.name} {task.window_frames / FRAME_RATE:g} s; "
+                'make them as long with "ACE-Step Edit Codes"'
+            )
+        return task.window_frames
+    if not n_codes:
         return frames_for(song.duration_s or DEFAULT_DURATION_S)
-    n_codes = max(map(len, codes.sequences))
     if n_codes > MAX_DURATION_S * CODE_RATE:
         raise ValueError(f"the codes last {n_codes / CODE_RATE:g} s, at most {MAX_DURATION_S} s fit; cut them")
     return max(n_codes * FRAMES_PER_CODE, frames_for(0))
@@ -100,24 +126,39 @@ def condition(
         timbre.repeat(n_plans, 1, 1),
         plans.repeat_interleave(timbre.shape[0]),
     )
-    source = _source(model, encoding, silence, n_frames, plain).expand(n_plans, -1, -1)
-    return Condition(tokens, chunk_context(source, source.new_ones(source.shape[:2])))
+    return Condition(tokens, _context(model, encoding, silence, n_frames, plain))
 
 
-def _source(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool) -> Tensor:
-    """Return source latents [1 or P, n_frames, 64]: hints of codes or of a recording, else silence.
+def _context(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool) -> Tensor:
+    """Return the context latents [P, n_frames, 128] of a batch of plans."""
+    mask = None if encoding.task is None else encoding.task.mask_in_window(n_frames)
+    inside = torch.ones(1, n_frames, dtype=torch.bool) if mask is None else mask > 0
+    inside = inside.to(silence.device)
+    source = tile(silence, n_frames) if plain else _source(model, encoding, silence, n_frames, inside)
+    rows = torch.arange(encoding.n_plans, device=silence.device)
+    return chunk_context(source[rows % len(source)], inside[rows % len(inside)])
 
-    Hints that end early go on with silence.
-    """
-    if plain:
-        return tile(silence, n_frames)
-    if encoding.codes.n_plans:
-        plans = [torch.tensor([sequence], device=silence.device) for sequence in encoding.codes.sequences]
-    elif encoding.cover is not None:
-        plans = [model.tokenize(encoding.cover.to(silence), silence)]
-    else:
-        return tile(silence, n_frames)
-    return torch.cat([fit(model.detokenize(codes, silence.dtype), n_frames, silence) for codes in plans])
+
+def _source(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, inside: Tensor) -> Tensor:
+    """Return source latents [1 or more, n_frames, 64]: hints of codes, a task's recordings, or silence."""
+    task = encoding.task
+    hints = _hints(model, encoding.codes, silence, n_frames)
+    if task is None or (hints is not None and task.rule.codes == "win"):
+        return tile(silence, n_frames) if hints is None else hints
+    source = task.source_in_window(n_frames, silence)
+    if task.rule.hints:
+        return fit(model.detokenize(model.tokenize(source, silence), silence.dtype), n_frames, silence)
+    if task.rule.erases:
+        return torch.where(inside[..., None], tile(silence, n_frames) if hints is None else hints, source)
+    return source
+
+
+def _hints(model: AceStep, codes: AudioCodes, silence: Tensor, n_frames: int) -> Tensor | None:
+    """Return what codes sketch [plans, n_frames, 64], None without any. Sketches that end early go on in silence."""
+    if not codes.n_plans:
+        return None
+    plans = [torch.tensor([sequence], device=silence.device) for sequence in codes.sequences]
+    return torch.cat([fit(model.detokenize(plan, silence.dtype), n_frames, silence) for plan in plans])
 
 
 def _for_plans(tokens: Tokens, n_plans: int, like: Tensor) -> Tokens:

@@ -55,16 +55,21 @@ class SamplerSettings:
 
 @dataclass(frozen=True, eq=False)
 class Preserve:
-    """What a repaint keeps: source [B, T, 64] outside of inside [B, T] (bool).
+    """What a repaint keeps of a source [B, T, 64], by a mask [B, T]: 0 = keep, 1 = generate, between = blend.
 
-    injection: part of the steps after which the source, at the step's noise level, is put back outside.
-    crossfade_frames: frames outside each edge over which the result fades into the source at the end.
+    injection: part of the steps after which the source, at the step's noise level, is put back where the mask
+    is 0. crossfade_frames: frames outside each edge over which the result fades into the source at the end.
     """
 
     source: Tensor
-    inside: Tensor
+    mask: Tensor
     injection: float = 0.5
     crossfade_frames: int = 12
+
+    @property
+    def inside(self) -> Tensor:
+        """Return where anything at all is generated, bool [B, T]."""
+        return self.mask > 0
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,9 @@ def limit_norm(v: Tensor, x: Tensor, limit: float) -> Tensor:
 
 
 def blend(x: Tensor, preserve: Preserve) -> Tensor:
-    """Return x inside the region, the source outside it, and a linear fade on the frames around its edges."""
-    if preserve.crossfade_frames <= 0:
-        return x
-    weight = soften(preserve.inside, preserve.crossfade_frames)[..., None]
-    return weight * x + (1 - weight) * preserve.source
+    """Return x where the mask is 1, the source where it is 0, and a linear fade on the frames around hard edges."""
+    weight = torch.maximum(preserve.mask.to(x), soften(preserve.mask >= 1, preserve.crossfade_frames).to(x))
+    return torch.lerp(preserve.source, x, weight[..., None])
 
 
 def soften(inside: Tensor, n_frames: int) -> Tensor:

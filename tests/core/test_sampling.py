@@ -235,8 +235,18 @@ def test_frames_away_from_the_region_are_the_source_bit_for_bit(name: str) -> No
     assert torch.equal(kept[near], NOISE[near])
 
 
-def test_without_a_crossfade_nothing_is_blended() -> None:
-    assert torch.equal(blend(NOISE, Preserve(DATA, region("middle"), crossfade_frames=0)), NOISE)
+def test_without_a_crossfade_the_region_ends_at_once() -> None:
+    inside = region("middle")
+    expected = torch.where(inside[..., None], NOISE, DATA)
+    assert torch.equal(blend(NOISE, Preserve(DATA, inside, crossfade_frames=0)), expected)
+
+
+def test_a_mask_between_0_and_1_blends_by_its_value() -> None:
+    mask = torch.linspace(0, 1, FRAMES).expand(BATCH, -1)
+    kept = blend(NOISE, Preserve(DATA, mask, crossfade_frames=0))
+    torch.testing.assert_close(kept, mask[..., None] * NOISE + (1 - mask[..., None]) * DATA)
+    assert torch.equal(kept[:, 0], DATA[:, 0])
+    assert torch.equal(kept[:, -1], NOISE[:, -1])
 
 
 @pytest.mark.parametrize("injection", [0.25, 0.5, 1.0])

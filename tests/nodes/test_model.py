@@ -24,8 +24,9 @@ from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.guidance import Guidance, cfg
 from acestep_pack.acestep_core.pipeline.options import Options
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
-from acestep_pack.acestep_core.pipeline.sample import SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.sample import Preserve, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.schedule import custom_schedule, schedule, start_at
+from acestep_pack.acestep_core.pipeline.tasks import Source, cover, repaint
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes import generate as generating
@@ -143,7 +144,7 @@ def by_hand(model, encoding: Encoding, scale: float = 1.0, levels: tuple[float, 
     rows = tuple(i % encoding.n_plans for i in range(BATCH))
 
     def velocity(x: Tensor, at) -> Tensor:
-        plain = at.step >= encoding.drops_codes_at(len(levels) - 1)
+        plain = at.step >= encoding.turns_plain_at(len(levels) - 1)
         condition = kept.condition(encoding, x, plain)
         cond = kept.velocity(x, at.t, [Branch(condition, rows)])
         if scale == 1:
@@ -314,13 +315,21 @@ def golden_song(**given: object) -> Encoding:
 
 
 SOURCE = z("gen.source", BATCH, FRAMES, CHANNELS)
-COVER = golden_song(cover=SOURCE)
-HALF_COVER = golden_song(cover=SOURCE, codes_strength=0.5)
+REGION = torch.zeros(1, FRAMES)
+REGION[:, 20:40] = 1
+COVER = golden_song(task=cover(Source(SOURCE)))
+HALF_COVER = golden_song(task=cover(Source(SOURCE), strength=0.5))
 OFFICIAL_TIMESTEPS = (0.97, 0.76, 0.615, 0.5, 0.395, 0.28, 0.18, 0.085, 0)
 GOLDEN_TURBO = {
     "t2m_shift3": {},
     "t2m_shift1_steps5": {"levels": schedule(5, 1.0)},
     "heun": {"settings": SamplerSettings("heun")},
+    "repaint_explicit": {"encoding": golden_song(task=repaint(Source(SOURCE), REGION, kept=None))},
+    "repaint_injected": {
+        "encoding": golden_song(task=repaint(Source(SOURCE), REGION)),
+        "preserve": Preserve(SOURCE, REGION.expand(BATCH, -1), 0.5, 10),
+    },
+    "extract_source": {"encoding": golden_song(task=cover(Source(SOURCE), hints=False))},
     "timesteps": {"levels": custom_schedule(OFFICIAL_TIMESTEPS, turbo=True)},
     "cover": {"encoding": COVER},
     "cover_strength_half": {"encoding": HALF_COVER},
@@ -424,7 +433,7 @@ def test_as_many_takes_run_at_once_as_there_is_room_for_and_never_none(
 ) -> None:
     one = turbo.model.memory_required([1, CHANNELS, FRAMES], {ACESTEP_KEY: [[1, 28]]})
     monkeypatch.setattr(generating.host, "room_beside", lambda patcher: rooms * one)
-    assert generating._chunk_size(turbo, conditioning(song()), FRAMES, n_takes, guided=False) == size
+    assert generating._chunk_size(turbo, song(), FRAMES, n_takes, guided=False) == size
 
 
 def test_sde_is_seeded_take_by_take(turbo) -> None:
@@ -440,7 +449,7 @@ def test_a_noise_mask_keeps_the_frames_outside_it(turbo) -> None:
     mask[..., 20:40] = 1
     kept = make(turbo, conditioning(song()), latent_in={**latent(source, ()), "noise_mask": mask}, n_steps=4)
     far = torch.ones(FRAMES, dtype=torch.bool)
-    far[20 - generating.MASK_CROSSFADE_FRAMES : 40 + generating.MASK_CROSSFADE_FRAMES] = False
+    far[20 - generating.MASK_KEEP.crossfade_frames : 40 + generating.MASK_KEEP.crossfade_frames] = False
     assert torch.equal(kept[:, far], source[:, far])
     assert_different(kept[:, 20:40], source[:, 20:40])
 
@@ -466,14 +475,14 @@ CORE_MEANS = {
     "codes": ({"audio_codes": [list(two_plans().sequences[0])]}, {"codes": AudioCodes(two_plans().sequences[:1])}),
     "reference": (
         {"reference_audio_timbre_latents": [REFERENCE.transpose(1, 2)]},
-        {"timbre": REFERENCE, "cover": REFERENCE},
+        {"timbre": REFERENCE, "task": cover(Source(REFERENCE))},
     ),
     "reference over codes": (
         {
             "audio_codes": [list(two_plans().sequences[0])],
             "reference_audio_timbre_latents": [REFERENCE.transpose(1, 2)],
         },
-        {"timbre": REFERENCE, "cover": REFERENCE},
+        {"timbre": REFERENCE, "task": cover(Source(REFERENCE))},
     ),
 }
 

@@ -20,6 +20,7 @@ from acestep_pack.acestep_core.constants import frames_for
 from acestep_pack.acestep_core.models.acestep import chunk_context
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.models.silence import published_silence
+from acestep_pack.acestep_core.pipeline import tasks
 from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
 from acestep_pack.acestep_core.pipeline.encode import encode
 from acestep_pack.acestep_core.pipeline.options import Options, official
@@ -161,13 +162,17 @@ def test_d18_lyrics_the_model_cannot_read_to_their_end_are_refused():
         lyric_ids(tokenizer, SongSpec(lyrics=longest.lyrics + " la"))
 
 
+RECORDING = tasks.Source(z("peer.recording", 1, 250, 64))
+
+
 @pytest.mark.parametrize(
     ("task", "codes", "expected"),
     [
-        ("text2music", AudioCodes(), "text2music"),
-        ("text2music", AudioCodes(((1, 2),)), "cover"),
-        ("repaint", AudioCodes(), "repaint"),
-        ("lego", AudioCodes(((1, 2),)), "lego"),
+        (None, AudioCodes(), "text2music"),
+        (None, AudioCodes(((1, 2),)), "cover"),
+        (tasks.repaint(RECORDING, torch.ones(1, 250)), AudioCodes(), "repaint"),
+        (tasks.cover(RECORDING, hints=False), AudioCodes(), "cover-nofsq"),
+        (tasks.complete(RECORDING), AudioCodes(), "complete"),
     ],
 )
 def test_d19_caption_carries_the_instruction_of_its_task(task, codes, expected):
@@ -222,7 +227,7 @@ def test_d23_wavelet_correction_equals_pywavelets(mode, n_frames):
 )
 def test_d24_codes_are_dropped_at_once_from_step_n_times_strength(n_steps, strength, step):
     """diffusers mixes two velocities in every step instead."""
-    assert encoding(codes_strength=strength).drops_codes_at(n_steps) == step
+    assert encoding(codes_strength=strength).turns_plain_at(n_steps) == step
 
 
 def test_d24_without_its_codes_a_song_is_conditioned_as_text_to_music():

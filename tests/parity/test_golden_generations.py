@@ -117,7 +117,7 @@ def generate(net: AceStep, name: str, case: Case) -> Tensor:
         case.levels,
         case.settings,
         start=src if case.cover_noise else None,
-        preserve=Preserve(src, inside, 0.5, 10) if case.injected else None,
+        preserve=Preserve(src, inside.float(), 0.5, 10) if case.injected else None,
     )
 
 

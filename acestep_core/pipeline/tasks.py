@@ -1,0 +1,343 @@
+"""Every task as a row of data: which sources a generation hears, where it may write, and what it keeps.
+
+A Task is made before any checkpoint is known. It lays its sources out on a canvas, the whole result, of which
+the model sees a window; where no source lies there is silence, which the checkpoint brings. How a task reaches
+the DiT is in `condition`, how the result is put back among the sources in `assemble` here and in `splice`.
+Source: ace-step/ACE-Step-1.5, `acestep/constants.py` and `acestep/core/generation/handler/` (main of 2026-06-26).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..constants import FRAME_RATE, LATENT_CHANNELS, MAX_DURATION_S, MIN_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ..models.acestep import tile
+from ..prompts import TRACKS
+
+MAX_WINDOW_FRAMES = MAX_DURATION_S * FRAME_RATE
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What sets a task apart.
+
+    instruction: the key of the sentence the model is told. hints: the model hears the source through the
+    tokenizer, five frames to a code. erases: inside the region the source is silenced. keeps: outside the
+    region the source comes back. codes: whether audio codes "win" over the source, go "inside" the region, or
+    are "refused". needs_base: only base checkpoints were trained on it.
+    """
+
+    instruction: str
+    hints: bool = False
+    erases: bool = False
+    keeps: bool = False
+    codes: str = "refused"
+    needs_base: bool = False
+
+
+RULES = {
+    "cover": Rule("cover", hints=True, codes="win"),
+    "cover-nofsq": Rule("cover-nofsq", codes="win"),
+    "repaint": Rule("repaint", erases=True, keeps=True, codes="inside"),
+    "extend": Rule("repaint", erases=True, keeps=True, codes="inside"),
+    "stitch": Rule("repaint", erases=True, keeps=True, codes="inside"),
+    "lego": Rule("lego", keeps=True, needs_base=True),
+    "extract": Rule("extract", needs_base=True),
+    "complete": Rule("complete", needs_base=True),
+}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How the source outside a region is kept.
+
+    injection: part of the steps after which it is put back at the step's noise level. crossfade_frames: latent
+    frames outside each edge over which the result fades into it. crossfade_s: the same for the waveform.
+    """
+
+    injection: float
+    crossfade_frames: int
+    crossfade_s: float
+
+
+def keep(mode: str, strength: float = 0.5) -> Keep | None:
+    """Return how a repaint mode keeps the source; None where it does not (aggressive).
+
+    strength tells how far balanced is from conservative, 0, to aggressive, 1.
+    Source: ace-step/ACE-Step-1.5, `resolve_repaint_mode`.
+    """
+    if mode not in KEEP_MODES:
+        raise ValueError(f'repaint mode "{mode}" is unknown; choose {", ".join(KEEP_MODES)}')
+    _in_unit_range("repaint strength", strength)
+    if mode == "aggressive":
+        return None
+    kept = 1.0 if mode == "conservative" else 1.0 - strength
+    return Keep(kept, round(25 * kept), 0.05 * kept)
+
+
+KEEP_MODES = ("balanced", "conservative", "aggressive")
+BALANCED = Keep(0.5, 12, 0.025)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A recording on the canvas: latents [B, n, 64] from frame `start` on, and where known its waveform
+    [B, 2, S] at 48 kHz, so that what is kept is the recording itself."""
+
+    latents: Tensor
+    start: int = 0
+    waveform: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 3 or self.latents.shape[-1] != LATENT_CHANNELS or not self.latents.numel():
+            raise ValueError(
+                f"source latents must be [items, frames, {LATENT_CHANNELS}], got {list(self.latents.shape)}"
+            )
+        if not torch.isfinite(self.latents).all():
+            raise ValueError("the source holds NaN or infinity; encode it again in another precision")
+
+    @property
+    def n_frames(self) -> int:
+        """Return how many frames it lasts."""
+        return self.latents.shape[1]
+
+    @property
+    def stop(self) -> int:
+        """Return the frame of the canvas after its last."""
+        return self.start + self.n_frames
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long the recording is, exactly where its waveform is known."""
+        return self.n_frames / FRAME_RATE if self.waveform is None else self.waveform.shape[-1] / SAMPLE_RATE
+
+    @property
+    def full_frames(self) -> int:
+        """Return how many of its frames are music to their end; the last may be filled up with zeros."""
+        return self.n_frames if self.waveform is None else self.waveform.shape[-1] // SAMPLES_PER_FRAME
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What to do with sources on a canvas of n_frames.
+
+    mask [1 or B, n_frames]: 1 = generate, 0 = keep, between = blend; None = everything. window: the frames the
+    model sees; it may end behind the canvas, which is then cut to length. tracks: one row of the batch for each
+    group of names. strength: part of the steps that follow the source. noise_strength: how much of the source
+    the generation starts from.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    n_frames: int
+    mask: Tensor | None = None
+    window: tuple[int, int] = (0, 0)
+    tracks: tuple[tuple[str, ...], ...] = ((),)
+    strength: float = 1.0
+    noise_strength: float = 0.0
+    keep: Keep | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.name not in RULES:
+            raise ValueError(f'task "{self.name}" is unknown; it must be one of {", ".join(RULES)}')
+        if not self.sources:
+            raise ValueError(f'{self.name} needs a source: connect a latent to "source"')
+        _in_unit_range(f"{self.name} strength", self.strength)
+        _in_unit_range(f"{self.name} noise strength", self.noise_strength)
+        if self.window == (0, 0):
+            object.__setattr__(self, "window", (0, max(self.n_frames, MIN_FRAMES)))
+        start, stop = self.window
+        if stop - start > MAX_WINDOW_FRAMES:
+            raise ValueError(
+                f"{self.name} would generate over {(stop - start) / FRAME_RATE:g} s at once, "
+                f"at most {MAX_DURATION_S} s fit; use a shorter source or less context"
+            )
+        items = {source.latents.shape[0] for source in self.sources}
+        if len(items - {1}) > 1:
+            raise ValueError(f"the sources have {' and '.join(map(str, sorted(items)))} items; use as many of each")
+        if self.mask is not None:
+            _check_mask(self.mask, self.n_frames, self.n_items)
+        for track in (track for group in self.tracks for track in group):
+            if track not in TRACKS:
+                raise ValueError(f'track "{track}" is unknown; choose from {", ".join(TRACKS)}')
+
+    @property
+    def rule(self) -> Rule:
+        """Return what sets the task apart."""
+        return RULES[self.name]
+
+    @property
+    def n_items(self) -> int:
+        """Return how many recordings each source holds."""
+        return max(source.latents.shape[0] for source in self.sources)
+
+    @property
+    def n_rows(self) -> int:
+        """Return how many generations this is: every group of tracks for every item, group by group."""
+        return len(self.tracks) * self.n_items
+
+    @property
+    def window_frames(self) -> int:
+        """Return how many frames the model generates."""
+        return self.window[1] - self.window[0]
+
+    @property
+    def duration_s(self) -> float:
+        """Return the length the prompt tells: the source's own, or that of a window that is not the whole."""
+        (source, *others) = self.sources
+        if others or source.n_frames != self.n_frames or self.window[0] or self.window[1] < self.n_frames:
+            return self.window_frames / FRAME_RATE
+        return source.duration_s
+
+    def track_of(self, row: int) -> str:
+        """Return the names of a row's tracks, empty for a task without."""
+        return " ".join(self.tracks[row // self.n_items % len(self.tracks)])
+
+    @property
+    def keeps_all(self) -> bool:
+        """Tell whether there is nothing to generate."""
+        return self.keep is not None and self.mask is not None and not bool((self.mask > 0).any())
+
+    def mask_in_window(self, n_frames: int) -> Tensor | None:
+        """Return the mask [1 or B, n_frames] as the model sees it, 1 behind the canvas; None = everything."""
+        if self.mask is None:
+            return None
+        seen = self.mask[:, self.window[0] : self.window[0] + n_frames]
+        return torch.nn.functional.pad(seen, (0, n_frames - seen.shape[1]), value=1.0)
+
+    def source_in_window(self, n_frames: int, silence: Tensor) -> Tensor:
+        """Return the sources [B, n_frames, 64] as the model sees them, silence [1, n, 64] where there are none."""
+        start = self.window[0]
+        seen = tile(silence, n_frames).expand(self.n_items, -1, -1).clone()
+        for source in self.sources:
+            first, last = max(source.start, start), min(source.stop, start + n_frames)
+            if first < last:
+                latents = source.latents[:, first - source.start : last - source.start]
+                seen[:, first - start : last - start] = latents.to(seen)
+        return seen
+
+    def assemble(self, generated: Tensor, rows: Tensor) -> Tensor:
+        """Return whole canvases [N, n_frames, 64]: generated windows [N, w, 64] of `rows`, the sources around them."""
+        start = self.window[0]
+        whole = generated.new_zeros(len(generated), self.n_frames, LATENT_CHANNELS)
+        for source in self.sources:
+            whole[:, source.start : source.stop] = source.latents.to(whole)[rows % source.latents.shape[0]]
+        stop = min(self.n_frames, start + generated.shape[1])
+        whole[:, start:stop] = generated[:, : stop - start]
+        return whole
+
+
+def cover(source: Source, strength: float = 1.0, noise_strength: float = 0.0, hints: bool = True) -> Task:
+    """Return the task of making a song anew: strength tells how closely, noise_strength keeps more of its sound."""
+    name = "cover" if hints else "cover-nofsq"
+    return Task(name, (source,), source.n_frames, strength=strength, noise_strength=noise_strength)
+
+
+def repaint(source: Source, mask: Tensor, kept: Keep | None = BALANCED) -> Task:
+    """Return the task of making those parts of a source anew that mask [1 or B, n_frames] says."""
+    _check_mask(mask, source.n_frames, source.latents.shape[0])
+    window = _window(*_span(mask), source.n_frames)
+    return Task("repaint", (source,), source.n_frames, mask, window, keep=kept)
+
+
+def extend(source: Source, left_s: float, right_s: float, context_s: float = 0.0) -> Task:
+    """Return the task of playing on past either end of a source.
+
+    context_s: how much of the source the model hears on each extended side; 0 = as much as fits.
+    Raises ValueError where nothing is to be added, or more than a window holds.
+    """
+    left, right = _frames("left", left_s), _frames("right", right_s)
+    if left + right == 0:
+        raise ValueError('there is nothing to extend: set "left" or "right" above 0 s')
+    stop = left + source.full_frames
+    mask = torch.zeros(1, stop + right)
+    mask[:, :left] = 1
+    if right:
+        mask[:, stop:] = 1
+    moved = Source(source.latents[:, : source.full_frames], left, source.waveform)
+    window = _window(*_span(mask), mask.shape[1], _context(context_s))
+    return Task("extend", (moved,), mask.shape[1], mask, window, keep=BALANCED)
+
+
+def stitch(first: Source, second: Source, bridge_s: float, overlap_s: float = 0.0, context_s: float = 0.0) -> Task:
+    """Return the task of joining two sources by bridge_s of new music.
+
+    overlap_s: how much of either end is made anew too. context_s: as in `extend`.
+    """
+    bridge, overlap = _frames("bridge", bridge_s), _frames("overlap", overlap_s)
+    if bridge + overlap == 0:
+        raise ValueError('there is nothing to stitch with: set "bridge" or "overlap" above 0 s')
+    if overlap >= min(first.full_frames, second.n_frames):
+        raise ValueError(f"an overlap of {overlap_s:g} s leaves nothing of a source; make it shorter")
+    end = first.full_frames
+    after = Source(second.latents, end + bridge, second.waveform)
+    mask = torch.zeros(1, after.stop)
+    mask[:, end - overlap : after.start + overlap] = 1
+    window = _window(*_span(mask), after.stop, _context(context_s))
+    before = Source(first.latents[:, :end], 0, first.waveform)
+    return Task("stitch", (before, after), after.stop, mask, window, keep=BALANCED)
+
+
+def lego(source: Source, track: str, mask: Tensor | None = None, kept: Keep | None = BALANCED) -> Task:
+    """Return the task of adding a named track; inside mask [1 or B, n_frames] only, where one is given."""
+    kept = None if mask is None else kept
+    return Task("lego", (source,), source.n_frames, mask, tracks=((track,),), keep=kept)
+
+
+def extract(source: Source, tracks: tuple[str, ...]) -> Task:
+    """Return the task of taking tracks out of a mix, each as a row of its own."""
+    if not tracks:
+        raise ValueError("choose at least one track to extract")
+    return Task("extract", (source,), source.n_frames, tracks=tuple((track,) for track in tracks))
+
+
+def complete(source: Source, tracks: tuple[str, ...] = ()) -> Task:
+    """Return the task of playing the missing parts to a stem: the named tracks together, or what fits."""
+    return Task("complete", (source,), source.n_frames, tracks=(tracks,))
+
+
+def _window(first: int, last: int, n_frames: int, context: int = MAX_WINDOW_FRAMES) -> tuple[int, int]:
+    """Return the frames a model sees to generate first..last: those, and context on both sides as far as it fits.
+
+    Grown to the fewest frames a model generates: into the canvas first, then past its end.
+    """
+    room = max(0, MAX_WINDOW_FRAMES - (last - first))
+    before, after = min(context, first), min(context, n_frames - last)
+    before = min(before, max(room // 2, room - after))
+    after = min(after, room - before)
+    start = max(0, min(first - before, n_frames - MIN_FRAMES))
+    return start, max(last + after, start + MIN_FRAMES)
+
+
+def _span(mask: Tensor) -> tuple[int, int]:
+    """Return the first frame that a mask generates, and the one after the last."""
+    inside = (mask > 0).any(0).nonzero().flatten().tolist()
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _context(seconds: float) -> int:
+    return _frames("context", seconds) or MAX_WINDOW_FRAMES
+
+
+def _frames(name: str, seconds: float) -> int:
+    if seconds < 0:
+        raise ValueError(f'"{name}" must be 0 s or more, got {seconds:g} s')
+    return int(seconds * SAMPLE_RATE // SAMPLES_PER_FRAME)
+
+
+def _in_unit_range(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be 0 to 1, got {value:g}")
+
+
+def _check_mask(mask: Tensor, n_frames: int, n_items: int) -> None:
+    if mask.ndim != 2 or mask.shape[0] not in (1, n_items) or mask.shape[1] != n_frames:
+        raise ValueError(
+            f"the mask covers {list(mask.shape)} items and frames, the source [{n_items}, {n_frames}]; "
+            'make it with "ACE-Step Region" from the same latent'
+        )
+    if not torch.isfinite(mask).all() or bool(((mask < 0) | (mask > 1)).any()):
+        raise ValueError("the mask must hold numbers from 0 (keep) to 1 (generate)")
