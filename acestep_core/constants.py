@@ -49,6 +49,14 @@ MAX_TAKES = 8
 MAX_SEED = 2**53 - 1  # the largest integer a browser keeps exactly
 
 
+def frame_at(seconds: float) -> int:
+    """Return the latent frame that a moment lies in.
+
+    Source: ace-step/ACE-Step-1.5, `acestep/handler.py`.
+    """
+    return int(seconds * SAMPLE_RATE // SAMPLES_PER_FRAME)
+
+
 def frames_for(duration_s: float) -> int:
     """Return how many 25 Hz latent frames duration_s fills, at least MIN_FRAMES.
 

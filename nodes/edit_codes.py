@@ -1,0 +1,117 @@
+"""Cutting and joining audio codes, in seconds or in bars."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.bars import UNITS, in_seconds
+from ..acestep_core.constants import CODE_RATE
+from .sockets import CATEGORY, CodesSocket, SongSocket
+
+OPERATIONS = ("slice", "join", "repeat", "replace", "crossfade")
+# What a field takes at most, in seconds or bars; the codes themselves set the limit that matters.
+MAX_LENGTH = 3_600.0
+MAX_TIMES = 100
+
+
+class AceStepEditCodes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepEditCodes",
+            display_name="ACE-Step Edit Codes",
+            category=f"{CATEGORY}/codes",
+            description="Cuts, joins, repeats, replaces or blends audio codes, and so rearranges a plan before it is "
+            "sung.",
+            search_aliases=["slice codes", "loop", "splice plan", "arrange"],
+            inputs=[
+                CodesSocket.Input("codes", tooltip="The codes to edit; every plan is edited alike."),
+                io.Combo.Input(
+                    "operation",
+                    options=list(OPERATIONS),
+                    default="slice",
+                    tooltip="slice keeps start to end. join puts codes_2 behind. repeat plays start to end several "
+                    "times in its place. replace puts the beginning of codes_2 in place of start to end. crossfade "
+                    "goes over from codes into codes_2.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_LENGTH,
+                    step=0.1,
+                    tooltip="Where the span begins, in seconds or bars from the start; 0 is the start. For slice, "
+                    "repeat and replace. The nearest code counts; there are five a second.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_LENGTH,
+                    step=0.1,
+                    tooltip="Where the span ends, in seconds or bars from the start. 0 is the end of the codes. For "
+                    "slice, repeat and replace.",
+                ),
+                io.Int.Input(
+                    "times",
+                    default=2,
+                    min=1,
+                    max=MAX_TIMES,
+                    tooltip="How many times repeat plays the span, 1 changes nothing.",
+                ),
+                io.Float.Input(
+                    "overlap",
+                    default=2.0,
+                    min=0.0,
+                    max=MAX_LENGTH,
+                    step=0.1,
+                    tooltip="How long crossfade lets both sound, in seconds or bars. The result is that much shorter "
+                    "than both together.",
+                ),
+                io.Combo.Input(
+                    "unit",
+                    options=list(UNITS),
+                    default="seconds",
+                    tooltip="What start, end and overlap count. Bars need a song; a bar is as many beats as its time "
+                    "signature says, four on auto.",
+                ),
+                CodesSocket.Input(
+                    "codes_2",
+                    optional=True,
+                    tooltip="The second codes, for join, replace and crossfade: as many plans as codes has, or a "
+                    "single one for all.",
+                ),
+                SongSocket.Input("song", optional=True, tooltip="Gives tempo and time signature where unit is bars."),
+            ],
+            outputs=[CodesSocket.Output(display_name="codes", tooltip="The edited codes, as many plans as before.")],
+        )
+
+    @classmethod
+    def execute(cls, codes, operation, start, end, times, overlap, unit, codes_2=None, song=None):
+        from ..acestep_core import edit_codes as edit
+        from ..acestep_core.types import AudioCodes
+
+        def counted(value: float) -> int:
+            return edit.n_codes_for(in_seconds(value, unit, song))
+
+        second = codes_2 or AudioCodes()
+        span = (counted(start), counted(end) if end else None)
+        edited = {
+            "slice": lambda: edit.excerpt(codes, *span),
+            "join": lambda: edit.join(codes, second),
+            "repeat": lambda: edit.repeat(codes, times, *span),
+            "replace": lambda: edit.replace(codes, second, *span),
+            "crossfade": lambda: edit.crossfade(codes, second, counted(overlap)),
+        }[operation]()
+        return io.NodeOutput(edited, ui={"text": (_summary(codes, edited),)})
+
+
+def _summary(before, after) -> str:
+    """Return how long codes were and have become, a line for each plan."""
+    lines = [
+        f"{len(old) / CODE_RATE:g} s → {len(new) / CODE_RATE:g} s, {len(new)} codes"
+        for old, new in zip(cycle(before.sequences), after.sequences, strict=False)
+    ]
+    return lines[0] if len(lines) == 1 else "\n".join(f"plan {plan}: {line}" for plan, line in enumerate(lines))

@@ -1,0 +1,109 @@
+"""Which part of a song to make anew: a mask in seconds or bars, and what it looks like."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..acestep_core.bars import UNITS, in_seconds
+from ..acestep_core.constants import FRAME_RATE, SAMPLE_RATE
+from .sockets import CATEGORY, WAVEFORM_KEY, SongSocket
+
+# What a field takes at most, in seconds or bars; the latent itself sets the limit that matters.
+MAX_LENGTH = 3_600.0
+MAX_FEATHER_S = 60.0
+
+
+class AceStepRegion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepRegion",
+            display_name="ACE-Step Region",
+            category=f"{CATEGORY}/tasks",
+            description="Marks a part of a song, in seconds or bars, as a mask, and shows it over the waveform.",
+            search_aliases=["mask", "time range", "repaint region", "inpaint"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="The song to mark a part of. Gives the mask its length."),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_LENGTH,
+                    step=0.01,
+                    tooltip="Where the region begins, in seconds or bars from the start of the song; bar 0 is the "
+                    "first.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_LENGTH,
+                    step=0.01,
+                    tooltip="Where the region ends, in seconds or bars from the start of the song. 0 is the end of "
+                    "the latent.",
+                ),
+                io.Combo.Input(
+                    "unit",
+                    options=list(UNITS),
+                    default="seconds",
+                    tooltip="What start and end count. Bars need a song; a bar is as many beats as its time signature "
+                    "says, four on auto.",
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_FEATHER_S,
+                    step=0.01,
+                    tooltip="Length in seconds of the ramps on both sides, outside of the region. 0 is a hard edge.",
+                ),
+                io.Boolean.Input(
+                    "invert",
+                    default=False,
+                    tooltip="Mark everything but the region: it is kept and the rest is made anew.",
+                ),
+                SongSocket.Input("song", optional=True, tooltip="Gives tempo and time signature where unit is bars."),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound of the latent, only to be drawn in the picture. Not needed where the latent was "
+                    "encoded from a recording.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="1 where to generate, 0 where to keep, 25 values a second; for the tasks and for core's "
+                    "mask nodes.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent, start, end, unit, feather, invert, song=None, audio=None):
+        from ..acestep_core.pipeline.region import region
+        from . import picture
+        from .sockets import latent_samples
+
+        n_frames = latent_samples(latent).shape[1]
+        mask = region(n_frames, in_seconds(start, unit, song), in_seconds(end, unit, song), feather, invert)
+        duration_s = n_frames / FRAME_RATE
+        lane = picture.wave_lane(*_heard(latent, audio), mask[0], duration_s)
+        return io.NodeOutput(mask[:, None], ui=ui.PreviewImage(picture.draw([lane], duration_s)))
+
+
+def _heard(latent: dict, audio: dict | None):
+    """Return a waveform [channels, S] of the first take and its rate, the best there is.
+
+    That is the audio, else the recording the latent was encoded from, else how large each frame is.
+    """
+    import torch
+
+    from .sockets import latent_samples
+
+    if audio is not None and audio["waveform"].numel():
+        return audio["waveform"][0], audio["sample_rate"]
+    if WAVEFORM_KEY in latent:
+        return latent[WAVEFORM_KEY][0], SAMPLE_RATE
+    size = latent_samples(latent)[0].float().square().mean(-1).sqrt()
+    return torch.stack((size, -size)), FRAME_RATE
