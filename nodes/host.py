@@ -103,6 +103,27 @@ def room_beside(patcher) -> float:
     return max(0, mm.get_total_memory(device) - weights - mm.extra_reserved_memory())
 
 
+def memory_of(patcher) -> float:
+    """Return the bytes of a model's device that models and activations may take together."""
+    return mm.get_total_memory(patcher.load_device) - mm.extra_reserved_memory()
+
+
+def may_capture(patcher, dtype: torch.dtype) -> bool:
+    """Tell whether a CUDA graph may go on reading a loaded model's weights where they are now.
+
+    They must all be on the device in the dtype they compute in, patched by no layer as it runs, and not under
+    dynamic VRAM, which moves them between two runs of a layer. Then ComfyUI's layers read the weights themselves
+    and no copy. Other makers' cards do without. Never run on a GPU by this pack's tests.
+    """
+    device = patcher.load_device
+    if device.type != "cuda" or not mm.is_nvidia() or patcher.is_dynamic():
+        return False
+    if any(weight.device != device or weight.dtype != dtype for weight in patcher.model.parameters()):
+        return False
+    layers = patcher.model.modules()
+    return not any(getattr(layer, name, []) for layer in layers for name in ("weight_function", "bias_function"))
+
+
 def to_intermediate(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor where ComfyUI keeps what travels between nodes, float32."""
     return tensor.to(mm.intermediate_device(), torch.float32)

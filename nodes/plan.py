@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import LANGUAGES, MAX_SEED, MAX_TAKES
@@ -153,16 +155,18 @@ class AceStepPlan(io.ComfyNode):
         negative,
     ):
         from ..acestep_core.planner.decode import LmSampling
-        from ..acestep_core.planner.plan import Thinking, plan
+        from ..acestep_core.planner.plan import Thinking, bytes_to_plan, plan
         from ..acestep_core.types import take_seeds
-        from . import host
 
         sampling = LmSampling(temperature, top_k, top_p, min_p, repetition_penalty, cfg_scale)
         thinking = Thinking(think_codes, think_metadata, think_caption, think_language)
         seeds = take_seeds(seed, plans)
-        ready = planner.ready(plans, song.duration_s)
-        made = plan(ready, song, thinking, seeds, sampling, negative, host.part_progress())
-        return io.NodeOutput(made.song, made.codes, made.blueprint, ui={"text": (made.blueprint,)})
+        ready = planner.ready(bytes_to_plan(planner.planner, song, thinking, plans, sampling, negative))
+        pace = Pace()
+        made = plan(ready, song, thinking, seeds, sampling, negative, pace)
+        n_codes = sum(map(len, made.codes.sequences))
+        line = pace.line("codes", n_codes) if n_codes else pace.line("tokens")
+        return io.NodeOutput(made.song, made.codes, made.blueprint, ui={"text": (_paragraphs(made.blueprint, line),)})
 
 
 class AceStepIdea(io.ComfyNode):
@@ -198,10 +202,12 @@ class AceStepIdea(io.ComfyNode):
     @classmethod
     def execute(cls, planner, idea, instrumental, language, seed, temperature, top_p, top_k):
         from ..acestep_core.planner.plan import idea as make
+        from ..acestep_core.planner.prompts import idea_prompt
 
-        sampling, progress = _writing(temperature, top_p, top_k)
-        song = make(planner.ready(), idea, instrumental, known(language), seed, sampling, progress)
-        return _shown(song)
+        sampling = _words(temperature, top_p, top_k)
+        ready = planner.ready(planner.planner.bytes_to_write(idea_prompt(idea, instrumental)))
+        pace = Pace()
+        return _shown(make(ready, idea, instrumental, known(language), seed, sampling, pace), pace)
 
 
 class AceStepFormat(io.ComfyNode):
@@ -225,9 +231,12 @@ class AceStepFormat(io.ComfyNode):
     @classmethod
     def execute(cls, planner, song, seed, temperature, top_p, top_k):
         from ..acestep_core.planner.plan import rewrite
+        from ..acestep_core.planner.prompts import format_prompt
 
-        sampling, progress = _writing(temperature, top_p, top_k)
-        return _shown(rewrite(planner.ready(), song, seed, sampling, progress))
+        sampling = _words(temperature, top_p, top_k)
+        ready = planner.ready(planner.planner.bytes_to_write(format_prompt(song)))
+        pace = Pace()
+        return _shown(rewrite(ready, song, seed, sampling, pace), pace)
 
 
 class AceStepUnderstand(io.ComfyNode):
@@ -251,23 +260,55 @@ class AceStepUnderstand(io.ComfyNode):
     @classmethod
     def execute(cls, planner, codes, seed, temperature, top_p, top_k):
         from ..acestep_core.planner.plan import understand
+        from ..acestep_core.planner.prompts import understand_prompt
 
-        sampling, progress = _writing(temperature, top_p, top_k)
+        sampling = _words(temperature, top_p, top_k)
         first = codes.sequences[0] if codes.n_plans else ()
-        return _shown(understand(planner.ready(), first, seed, sampling, progress))
+        ready = planner.ready(planner.planner.bytes_to_write(understand_prompt(first)))
+        pace = Pace()
+        return _shown(understand(ready, first, seed, sampling, pace), pace)
 
 
-def _writing(temperature: float, top_p: float, top_k: int):
-    """Return how to draw words, and where to show how many there are."""
+class Pace:
+    """Shows how far a planner that is loaded has come, and tells in the end how fast it was.
+
+    A plan has two parts, thoughts and codes, and each counts from 0: the pace is that of the last.
+    """
+
+    def __init__(self) -> None:
+        from . import host
+
+        self._show = host.part_progress()
+        self._begun = self._told = perf_counter()
+        self._n_done = 0
+
+    def __call__(self, n_done: int, n_all: int) -> None:
+        if n_done <= self._n_done:
+            self._begun = self._told
+        self._n_done, self._told = n_done, perf_counter()
+        self._show(n_done, n_all)
+
+    def line(self, unit: str, n_made: int | None = None) -> str:
+        """Return "600 codes in 11.9 s, 50 per second"; nothing when nothing was made. n_made: all takes together."""
+        n_made, seconds = self._n_done if n_made is None else n_made, perf_counter() - self._begun
+        return f"{n_made} {unit} in {seconds:.1f} s, {n_made / seconds:.0f} per second" if n_made else ""
+
+
+def _words(temperature: float, top_p: float, top_k: int):
+    """Return how to draw words."""
     from ..acestep_core.planner.decode import LmSampling
-    from . import host
 
-    return LmSampling(temperature, top_k, top_p, cfg_scale=1.0), host.part_progress()
+    return LmSampling(temperature, top_k, top_p, cfg_scale=1.0)
 
 
-def _shown(song) -> io.NodeOutput:
-    """Return a song, and its fields and words as the text on the node."""
+def _shown(song, pace: Pace) -> io.NodeOutput:
+    """Return a song; on the node its fields and words, and how fast they came."""
     from ..acestep_core.planner.prompts import think_fields
 
-    fields = (f"{name}: {value}" for name, value in think_fields(song).items())
-    return io.NodeOutput(song, ui={"text": ("\n".join((*fields, "", song.lyrics)),)})
+    fields = "\n".join(f"{name}: {value}" for name, value in think_fields(song).items())
+    return io.NodeOutput(song, ui={"text": (_paragraphs(fields, song.lyrics, pace.line("tokens")),)})
+
+
+def _paragraphs(*parts: str) -> str:
+    """Return those parts that say something, with a blank line between them."""
+    return "\n\n".join(filter(None, parts))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..acestep_core.constants import CODE_RATE, MAX_DURATION_S
 from ..acestep_core.models.files import read_planner
-from ..acestep_core.planner.decode import MAX_TEXT_TOKENS, cache_bytes
 from ..acestep_core.planner.plan import Planner
 from . import host
 from .text_encoder import load_qwen3
 
-# Room for the prompt, thoughts included, beside what is generated behind it.
-PROMPT_TOKENS = 2_048
+GIB = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +22,24 @@ class PlannerModel:
     planner: Planner
     patcher: Any
 
-    def ready(self, n_plans: int = 1, duration_s: float | None = None) -> Planner:
-        """Return the planner, resident, with room to plan n_plans songs of a length with guidance."""
-        seconds = MAX_DURATION_S if duration_s is None else duration_s
-        n_positions = PROMPT_TOKENS + max(int(seconds * CODE_RATE), MAX_TEXT_TOKENS)
-        config = self.planner.model.config
-        host.load_for(self.patcher, cache_bytes(config, 2 * n_plans, n_positions, self.planner.dtype.itemsize))
-        return self.planner
+    def ready(self, n_bytes: int = 0) -> Planner:
+        """Return the planner, resident as far as n_bytes beside its weights allow.
+
+        Raises RuntimeError where the device could not hold them even without any weights.
+        """
+        memory = host.memory_of(self.patcher)
+        if n_bytes > memory:
+            raise RuntimeError(
+                f"the planner needs {n_bytes / GIB:.1f} GiB beside its weights and the device has {memory / GIB:.1f}; "
+                "make fewer plans at once or a shorter song"
+            )
+        host.load_for(self.patcher, n_bytes)
+        return self._captured if host.may_capture(self.patcher, self.planner.dtype) else self.planner
+
+    @cached_property
+    def _captured(self) -> Planner:
+        """The planner that captures. Kept, because a planner keeps its lexicon."""
+        return replace(self.planner, capture=True)
 
 
 def load(path: Path) -> PlannerModel:

@@ -71,6 +71,31 @@ def cache_bytes(config: Qwen3Config, n_rows: int, n_positions: int, itemsize: in
     return 2 * config.n_layers * n_rows * shape.n_kv_heads * n_positions * shape.head_dim * itemsize
 
 
+def text_bytes(config: Qwen3Config, prompt_ids: Sequence[int], itemsize: int) -> int:
+    """Return the memory that generate_text takes behind a prompt at most, beside the weights.
+
+    Raises ValueError for a prompt that is too long.
+    """
+    _check_length(prompt_ids, MAX_TEXT_TOKENS)
+    cache = cache_bytes(config, 1, len(prompt_ids) + MAX_TEXT_TOKENS, itemsize)
+    return cache + _passing_bytes(config, len(prompt_ids), 1, N_TEXT_TOKENS, itemsize)
+
+
+def codes_bytes(
+    config: Qwen3Config, prompts: Sequence[Sequence[int]], n_codes: int, n_takes: int, itemsize: int
+) -> int:
+    """Return the memory that generate_codes takes behind its prompts (one, or two when guided) at most.
+
+    Raises ValueError for a prompt and codes that are too long together.
+    """
+    for prompt in prompts:
+        _check_length(prompt, n_codes)
+    n_prompt, n_rows = max(map(len, prompts)), len(prompts) * n_takes
+    read = cache_bytes(config, len(prompts), n_prompt, itemsize)
+    shared = cache_bytes(config, n_rows, n_prompt + n_codes, itemsize)
+    return read + shared + _passing_bytes(config, n_prompt, n_rows, N_CODES + 1, itemsize)
+
+
 @torch.inference_mode()
 def generate_codes(
     model: Qwen3,
@@ -150,10 +175,10 @@ def generate_text(
             grammar.accept(token)
             waiting = [token]
             written.append(token)
+        if on_token is not None:
+            on_token(min(len(written), max_tokens), max_tokens)
         if len(written) >= max_tokens:
             break
-        if on_token is not None:
-            on_token(len(written), max_tokens)
     return tuple(written[:max_tokens])
 
 
@@ -311,13 +336,14 @@ class _Graph:
     """A step of takes as one CUDA graph: thousands of launches become one.
 
     A graph reads a fixed stretch of the cache, so it is captured anew each time the cache has outgrown it.
-    Never run by this pack's tests, which have no GPU.
+    Never run on a GPU: this pack's tests have none, and follow a step only as far as a pretended one goes.
     """
 
     def __init__(self, takes: _Takes) -> None:
         self.takes = takes
         self.before = takes.cache.n_filled - 1  # the slot of a code is this and how many were chosen with it
         self.n_visible = 0
+        self.stream = torch.cuda.Stream()
         self.reported = torch.cuda.Event()
 
     def step(self) -> None:
@@ -334,18 +360,22 @@ class _Graph:
             self.reported.record()
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Return the graph of one step, after one on a side stream that loads kernels and is taken back."""
+        """Return the graph of one step, after one that loads kernels and is taken back.
+
+        Both run on one side stream. cuBLAS keeps a workspace for each stream: made by the first step, it is
+        ordinary memory; made within the graph, it would belong to that graph and be gone before the next.
+        """
         advanced = (self.takes.last, self.takes.n_chosen, self.takes.seen)
         before = [tensor.clone() for tensor in advanced]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             self._follow()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         for tensor, value in zip(advanced, before, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads of a host may allocate or ask for free memory meanwhile; by default that breaks a capture.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             self._follow()
         return graph
 
@@ -400,6 +430,16 @@ def _uniforms(seeds: Sequence[int], n: int) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
+def _passing_bytes(config: Qwen3Config, n_prompt: int, n_rows: int, n_live: int, itemsize: int) -> int:
+    """Return the memory beside the caches: activations and mask of a prompt, the live head, logits and their draw.
+
+    The head counts twice: as it is looked up, and as columns.
+    """
+    width = config.shape.width
+    read = n_prompt * (8 * width + 3 * config.shape.mlp_width + n_prompt) * itemsize
+    return read + 2 * n_live * width * itemsize + 8 * n_rows * n_live * torch.float32.itemsize
+
+
 def _check_length(prompt: Sequence[int], n_more: int) -> None:
     if len(prompt) + n_more > MAX_POSITIONS:
         raise ValueError(
@@ -413,4 +453,5 @@ def _check_finite(finite: bool, dtype: torch.dtype) -> None:
         return
     if dtype == torch.float16:
         raise RuntimeError("the planner's logits overflow in fp16; load it with dtype bf16, or fp32 on older cards")
-    raise RuntimeError("the planner's logits are no numbers; its file looks damaged, download it again")
+    name = str(dtype).removeprefix("torch.")
+    raise RuntimeError(f"the planner's logits are no numbers in {name}; its file looks damaged, download it again")

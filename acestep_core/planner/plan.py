@@ -18,8 +18,18 @@ from ..constants import CODE_RATE, INSTRUMENTAL_LYRICS
 from ..models.qwen3 import Qwen3
 from ..types import AudioCodes, SongSpec
 from . import prompts
-from .decode import LmSampling, OnToken, generate_codes, generate_text
+from .decode import (
+    FIRST_CODE_ID,
+    MAX_CODES,
+    LmSampling,
+    OnToken,
+    codes_bytes,
+    generate_codes,
+    generate_text,
+    text_bytes,
+)
 from .grammar import (
+    MAX_TOKENS,
     MAX_WRITTEN_LYRIC_TOKENS,
     Grammar,
     Lexicon,
@@ -31,6 +41,9 @@ from .grammar import (
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+# What a plan adds to its prompt before the codes: a caption, and the other fields with their names.
+MAX_THOUGHT_TOKENS = MAX_TOKENS["caption"] + 128
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,11 @@ class Thinking:
     caption: bool = True
     language: bool = True
 
+    @property
+    def of_words(self) -> bool:
+        """Tell whether anything but codes is to be thought of."""
+        return self.metadata or self.caption or self.language
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,13 +76,17 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """A loaded planner: how to run it where its weights are, and how long its lyrics may get."""
+    """A loaded planner: how to run it where its weights are, and how long its lyrics may get.
+
+    capture: its weights stay where they are and nobody casts them, so that a CUDA graph may read them.
+    """
 
     model: Qwen3
     tokenizer: Tokenizer
     dtype: torch.dtype
     device: torch.device
     max_lyric_tokens: int = MAX_WRITTEN_LYRIC_TOKENS
+    capture: bool = False
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -72,9 +94,19 @@ class Planner:
         return Lexicon.of(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
-        """Return the token ids of a prompt."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Return the token ids of a prompt. A code is one token, also where the tokenizer has words only."""
+        ids: list[int] = []
+        for index, part in enumerate(prompts.LEGAL_CODE.split(text)):
+            is_code = index % 2
+            ids += [FIRST_CODE_ID + int(part)] if is_code else self.tokenizer.encode(part, add_special_tokens=False).ids
         return ids
+
+    def bytes_to_write(self, prompt: str) -> int:
+        """Return the memory that writing behind a prompt takes at most, beside the weights.
+
+        Raises ValueError for a prompt that is too long.
+        """
+        return text_bytes(self.model.config, self.ids(prompt), self.dtype.itemsize)
 
     def write(
         self, prompt: str, grammar: Grammar, seed: int, sampling: LmSampling, on_token: OnToken | None = None
@@ -86,6 +118,25 @@ class Planner:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
+def bytes_to_plan(
+    planner: Planner, song: SongSpec, thinking: Thinking, n_plans: int, sampling: LmSampling, negative: str = ""
+) -> int:
+    """Return the memory that plan takes at most, beside the weights.
+
+    Raises ValueError as plan does, so that a host can tell what is wrong before it loads anything.
+    """
+    _check(song, thinking, sampling, negative)
+    prompt = prompts.metadata_prompt(song)
+    words = planner.bytes_to_write(prompt) if thinking.of_words else 0
+    if not thinking.codes:
+        return words
+    read = [planner.ids(prompt) + MAX_THOUGHT_TOKENS * [0]]
+    if sampling.is_guided:
+        read.append(planner.ids(prompts.codes_prompt_without(negative)))
+    n_codes = _n_codes(song) or MAX_CODES
+    return max(words, codes_bytes(planner.model.config, read, n_codes, n_plans, planner.dtype.itemsize))
+
+
 def plan(
     planner: Planner,
     song: SongSpec,
@@ -94,30 +145,27 @@ def plan(
     sampling: LmSampling,
     negative: str = "",
     on_token: OnToken | None = None,
-    capture: bool = False,
 ) -> Plan:
     """Return a song completed, and the codes of one plan for each seed.
 
     The thoughts are written once, with the first seed, and shared; what the user gave is never changed, but for
     a caption that is to be rewritten. Without any length the codes end where the planner ends them.
-    Raises ValueError for a song that says nothing.
+    Raises ValueError for a song that says nothing, and for a negative prompt that nothing listens to.
     """
-    if not (song.caption.strip() or song.lyrics.strip()):
-        raise ValueError("the song has neither caption nor lyrics; say at least what it should sound like")
+    _check(song, thinking, sampling, negative)
     thought, blueprint = _think(planner, song, thinking, seeds[0], sampling, on_token)
     completed = _completed(song, thought, thinking)
     if not thinking.codes:
         return Plan(completed, AudioCodes(), blueprint)
-    n_codes = None if completed.duration_s is None else int(completed.duration_s * CODE_RATE)
     sequences = generate_codes(
         planner.model,
         planner.ids(prompts.codes_prompt(song, completed)),
         planner.ids(prompts.codes_prompt_without(negative)),
-        n_codes,
+        _n_codes(completed),
         seeds,
         sampling,
         on_token,
-        capture,
+        planner.capture,
         planner.dtype,
         planner.device,
     )
@@ -151,10 +199,29 @@ def rewrite(
 def understand(
     planner: Planner, codes: Sequence[int], seed: int, sampling: LmSampling, on_token: OnToken | None = None
 ) -> SongSpec:
-    """Return the song that a sequence of codes sounds like to the planner."""
+    """Return the song that a sequence of codes sounds like to the planner.
+
+    Raises ValueError for no codes, and for one that is out of range.
+    """
+    codes = AudioCodes((tuple(codes),)).sequences[0]
     if not codes:
         raise ValueError("there are no codes to understand; tokenize some audio or plan a song first")
     return _whole_song(planner, prompts.understand_prompt(codes), SongSpec(), seed, sampling, on_token)
+
+
+def _check(song: SongSpec, thinking: Thinking, sampling: LmSampling, negative: str) -> None:
+    """Raise ValueError for a plan that makes no sense."""
+    if not (song.caption.strip() or song.lyrics.strip()):
+        raise ValueError("the song has neither caption nor lyrics; say at least what it should sound like")
+    if negative.strip() and thinking.codes and not sampling.is_guided:
+        raise ValueError(
+            f"negative works with a cfg_scale above 1, got {sampling.cfg_scale:g}; raise it or leave negative empty"
+        )
+
+
+def _n_codes(song: SongSpec) -> int | None:
+    """Return how many codes fill a song; None where nobody knows its length."""
+    return None if song.duration_s is None else int(song.duration_s * CODE_RATE)
 
 
 def _think(
@@ -167,8 +234,7 @@ def _think(
 ) -> tuple[SongSpec, str]:
     """Return what the planner thinks of a song, and its words; nothing where nothing is asked or left open."""
     fields = plan_fields(thinking.caption, thinking.language)
-    asked = thinking.metadata or thinking.caption or thinking.language
-    if not asked or not left_to_infer(song, fields):
+    if not thinking.of_words or not left_to_infer(song, fields):
         return SongSpec(), ""
     grammar = plan_grammar(planner.lexicon, song, fields)
     text = planner.write(prompts.metadata_prompt(song), grammar, seed, sampling, on_token)

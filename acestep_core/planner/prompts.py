@@ -35,6 +35,9 @@ THINK = "<think>\n{fields}\n</think>"
 AFTER_THINK = "\n\n"
 AUDIO_CODE = "<|audio_code_{code}|>"
 
+# The codes within a text that the planner has a token for. Splitting by it leaves words and numbers in turn.
+LEGAL_CODE = re.compile(r"<\|audio_code_(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-3][0-9]{3})\|>")
+
 _AUDIO_CODE = re.compile(r"<\|audio_code_([0-9]{1,9})\|>\s*")
 # Everything YAML writes below a field's first line is indented or blank.
 _NEXT_FIELD = re.compile(r"\n(?=\S)")

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from acestep_pack.acestep_core.constants import N_CODES
-from acestep_pack.acestep_core.models.layers import AttentionShape
+from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import KVCache, Qwen3, Qwen3Config
 from acestep_pack.acestep_core.planner import decode
 from acestep_pack.acestep_core.planner.decode import LmSampling, draw, generate_codes, generate_text, guide, penalize
@@ -126,6 +129,19 @@ def test_cache_of_the_released_17b_takes_112_kib_a_token():
     assert decode.cache_bytes(Qwen3Config(shape, 28, 217_204), 1, 1, itemsize=2) == 114_688
 
 
+def test_eight_guided_plans_of_ten_minutes_take_10_gib_beside_the_released_17b():
+    shape = AttentionShape(width=2048, mlp_width=6144, n_heads=16, n_kv_heads=8, head_dim=128, window=None)
+    needed = decode.codes_bytes(Qwen3Config(shape, 28, 217_204), [2_000 * [0], UNCOND], 3_000, 8, itemsize=2)
+    in_the_cache = 16 * 5_000 * 114_688
+    assert in_the_cache < needed < in_the_cache + 1.5 * 2**30
+
+
+@pytest.mark.parametrize("n_codes", [50, 3000])
+def test_memory_is_told_for_two_prompts_only_when_there_are_two(n_codes):
+    alone, guided = (decode.codes_bytes(CONFIG, prompts, n_codes, 2, 4) for prompts in ([COND], [COND, UNCOND]))
+    assert guided - alone > decode.cache_bytes(CONFIG, 2, len(COND) + n_codes, 4)
+
+
 def test_cache_of_a_generation_ends_with_the_last_code_that_is_read(monkeypatch):
     made = []
     monkeypatch.setattr(decode._Takes, "check", lambda takes: made.append(takes.cache))
@@ -150,10 +166,9 @@ def test_a_plan_has_exactly_the_codes_that_were_asked_for(n_codes):
     assert all(0 <= code < N_CODES for code in take)
 
 
-def test_a_plan_of_ten_minutes_has_3000_codes():
+def test_eight_guided_plans_of_ten_minutes_have_3000_codes_each():
     model = planner(Qwen3Config(AttentionShape(8, 8, 1, 1, 8, window=None), n_layers=1, n_tokens=217_204))
-    (take,) = codes(n_codes=3000, model=model, sampling=PLAIN)
-    assert len(take) == 3000
+    assert [len(take) for take in codes(range(8), 3000, GREEDY, model=model)] == 8 * [3000]
 
 
 @pytest.mark.parametrize("sampling", [LmSampling(), PLAIN, LmSampling(top_k=50, min_p=0.01, repetition_penalty=1.2)])
@@ -347,7 +362,7 @@ def test_cancelling_passes_through_and_the_next_run_works():
 def test_logits_that_are_no_numbers_are_told_after_the_prompt():
     model = own_planner(**{"norm.weight": torch.full((16,), torch.nan)})
     told = []
-    with pytest.raises(RuntimeError, match="are no numbers; its file looks damaged"):
+    with pytest.raises(RuntimeError, match="are no numbers in float32; its file looks damaged"):
         codes(model=model, on_token=lambda *progress: told.append(progress))
     assert told == []
 
@@ -355,7 +370,7 @@ def test_logits_that_are_no_numbers_are_told_after_the_prompt():
 def test_logits_that_become_no_numbers_are_told_at_the_end():
     embeddings = planner().embed_tokens.weight.clone()
     embeddings[CODES] = torch.nan
-    with pytest.raises(RuntimeError, match="are no numbers"):
+    with pytest.raises(RuntimeError, match="are no numbers in float32"):
         codes(model=own_planner(**{"embed_tokens.weight": embeddings}))
 
 
@@ -370,6 +385,43 @@ def test_overflow_in_half_precision_says_which_dtype_to_use():
 def test_more_positions_than_the_planner_has_are_refused():
     with pytest.raises(ValueError, match="prompt of 31 tokens and 40000 to follow exceed the planner's 32768"):
         codes(n_codes=40_000)
+    with pytest.raises(ValueError, match="prompt of 30000 tokens and 4096 to follow exceed"):
+        decode.text_bytes(CONFIG, 30_000 * [0], 4)
+    with pytest.raises(ValueError, match="prompt of 30000 tokens and 3000 to follow exceed"):
+        decode.codes_bytes(CONFIG, [COND, 30_000 * [0]], 3_000, 1, 4)
+
+
+# A step as a CUDA graph would see it.
+
+
+class Calls(TorchDispatchMode):
+    """The operations that run within it, and the kinds of device each had to do with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, set[str]]] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+        self.seen.append((str(operation), {tensor.device.type for tensor in tensors}))
+        return out
+
+
+@pytest.mark.parametrize("sampling", [
+    LmSampling(), GREEDY, PLAIN, LmSampling(top_k=50, min_p=0.01, repetition_penalty=1.2),
+])  # fmt: skip
+def test_a_step_on_the_device_needs_nothing_of_the_host(sampling):
+    """On a pretended card: its operations are told apart by device, and none is computed."""
+    with torch.inference_mode(False), FakeTensorMode():
+        model = Qwen3(CONFIG, Build(device="cuda")).requires_grad_(False)
+        cache = KVCache(CONFIG, (0, 0, 2, 2) if sampling.is_guided else (0, 0), 40, torch.float32, "cuda")
+        takes = decode._Takes(model, cache, sampling, torch.rand(5, 2, 1, device="cuda"), may_end=True)
+        with Calls() as calls:
+            takes.follow(cache.reach(takes.n_chosen + 9, 30))
+    assert len(calls.seen) > 100
+    assert [call for call in calls.seen if call[1] != {"cuda"}] == []
+    assert [name for name, _ in calls.seen if "_local_scalar_dense" in name or "nonzero" in name] == []
 
 
 # Text.

@@ -13,7 +13,8 @@ from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, LANGUAGES
 from acestep_pack.acestep_core.models.files import read_planner
 from acestep_pack.acestep_core.models.qwen3 import Qwen3
 from acestep_pack.acestep_core.planner.decode import LmSampling
-from acestep_pack.acestep_core.planner.plan import Planner, Thinking, idea, plan, rewrite, understand
+from acestep_pack.acestep_core.planner.plan import Planner, Thinking, bytes_to_plan, idea, plan, rewrite, understand
+from acestep_pack.acestep_core.planner.prompts import understand_prompt
 from acestep_pack.acestep_core.text import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 
@@ -86,6 +87,36 @@ def test_song_that_says_nothing_is_refused(planner):
         plan(planner, SongSpec(), Thinking(), (1,), SAMPLING)
 
 
+def test_negative_that_nothing_listens_to_is_refused(planner):
+    unguided, says = LmSampling(cfg_scale=1.0), "negative works with a cfg_scale above 1, got 1; raise it or leave"
+    with pytest.raises(ValueError, match=says):
+        plan(planner, SONG, Thinking(), (1,), unguided, "noise")
+    with pytest.raises(ValueError, match=says):
+        bytes_to_plan(planner, SONG, Thinking(), 1, unguided, "noise")
+    plan(planner, SONG, NOTHING, (1,), unguided, "noise")
+
+
+def test_what_is_wrong_with_a_song_is_told_before_anything_is_loaded(planner):
+    with pytest.raises(ValueError, match="neither caption nor lyrics"):
+        bytes_to_plan(planner, SongSpec(), Thinking(), 1, SAMPLING)
+    endless = SongSpec("slow piano ballad", 40_000 * "la ")
+    for thinking in (Thinking(), Thinking(metadata=False, caption=False, language=False)):
+        with pytest.raises(ValueError, match="exceed the planner's 32768; shorten the lyrics or the song"):
+            bytes_to_plan(planner, endless, thinking, 1, SAMPLING)
+
+
+def test_memory_asked_for_is_what_the_plan_needs_and_no_more(planner):
+    def needed(song: SongSpec = SONG, n_plans: int = 8, cfg_scale: float = 2.0, **thinking: bool) -> int:
+        return bytes_to_plan(planner, song, Thinking(**thinking), n_plans, LmSampling(cfg_scale=cfg_scale))
+
+    long = dataclasses.replace(SONG, duration_s=600.0)
+    assert needed(codes=False, metadata=False, caption=False, language=False) == 0
+    assert needed(codes=False) == needed(long, codes=False)
+    assert needed(n_plans=1) < needed() < needed(long)
+    assert needed(dataclasses.replace(SONG, duration_s=None)) == needed(long)
+    assert 1.7 < needed(long) / needed(long, cfg_scale=1.0) < 2
+
+
 def test_idea_becomes_a_whole_song_in_the_language_given(planner):
     song = idea(planner, "a lullaby for a lighthouse", False, "sv", 1, SAMPLING)
     assert song.language == "sv"
@@ -106,6 +137,22 @@ def test_rewritten_song_keeps_every_field_the_user_gave(planner):
 def test_codes_are_understood_as_a_song(planner):
     song = understand(planner, (1, 2, 63_999), 1, SAMPLING)
     assert None not in (song.bpm, song.key, song.time_signature, song.duration_s)
+
+
+def test_a_code_is_one_token_also_where_the_tokenizer_does_not_know_it(planner):
+    ids = planner.ids(understand_prompt((5, 0, 63_999)))
+    before, after = understand_prompt((5,)).split("<|audio_code_5|>")
+    assert ids == [*planner.ids(before), 151_674, 151_669, 215_668, *planner.ids(after)]
+
+
+def test_text_that_is_no_code_stays_words(planner):
+    for text in ("<|audio_code_64000|>", "<|audio_code_05|>", "<|audio_code_|>", "audio_code_5"):
+        assert max(planner.ids(text)) < 151_669
+
+
+def test_code_out_of_range_is_not_understood(planner):
+    with pytest.raises(ValueError, match="audio code 64000 at position 1 is outside"):
+        understand(planner, (5, 64_000), 1, SAMPLING)
 
 
 def test_no_codes_cannot_be_understood(planner):
