@@ -67,7 +67,7 @@ class AceStepVAE(comfy.sd.VAE):
         model = self.first_stage_model
         needed = model.encode_memory_bytes(audio.shape[-1] // SAMPLES_PER_FRAME, self.vae_dtype, tile_frames)
         device = host.load_for(self.patcher, needed)
-        latents = model.encode_tiled(audio.to(device, self.vae_dtype), max(1, tile_frames), host.part_progress())
+        latents = model.encode_tiled(audio, max(1, tile_frames), host.part_progress(), device, self.vae_dtype)
         return host.to_intermediate(latents)
 
 
@@ -93,6 +93,23 @@ def decode(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
     latents = samples.transpose(1, 2)
     if isinstance(vae, AceStepVAE):
         return vae.audio(latents)
+    _check_foreign(vae)
+    return vae.decode(latents).movedim(-1, 1).float()
+
+
+def encode(vae: comfy.sd.VAE, waveform: torch.Tensor) -> torch.Tensor:
+    """Return latents [B, T, 64] of audio [B, 2, S] at 48 kHz, with our VAE or one that core loaded.
+
+    Ours gives the posterior's mean; core's draws from the posterior, so that no two runs are quite the same.
+
+    Raises ValueError for a VAE that is not for these latents.
+    """
+    if isinstance(vae, AceStepVAE):
+        return vae.latents(waveform).transpose(1, 2)
+    _check_foreign(vae)
+    return vae.encode(waveform.movedim(1, -1)).transpose(1, 2).float()
+
+
+def _check_foreign(vae: comfy.sd.VAE) -> None:
     if getattr(vae, "latent_channels", 0) != LATENT_CHANNELS or vae.upscale_ratio != SAMPLES_PER_FRAME:
         raise ValueError('this VAE is not ACE-Step 1.5\'s; load it with "Load ACE-Step VAE"')
-    return vae.decode(latents).movedim(-1, 1).float()

@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from ..constants import FRAMES_PER_CODE, FSQ_LEVELS, LATENT_CHANNELS, N_CODES
 from .layers import AttentionShape, Build, alternating, cast, encoder_layers, positions
 
+# Groups of five frames know nothing of each other. So many at once need 0.2 GB at the released size in bf16, however
+# long the song is.
+GROUPS_AT_ONCE = 512
+
 
 def quantize(z: Tensor) -> Tensor:
     """Return codes [...] of the numbers z [..., 6], in float32 whatever came.
@@ -96,8 +100,12 @@ class AudioTokenizer(nn.Module):
         batch, n_frames, _ = latents.shape
         if n_frames % FRAMES_PER_CODE:
             raise ValueError(f"{n_frames} frames are not a multiple of {FRAMES_PER_CODE}; pad them with silence first")
-        groups = self.audio_acoustic_proj(latents).unflatten(1, (-1, FRAMES_PER_CODE)).flatten(0, 1)
-        return self.quantizer(self.attention_pooler(groups)).view(batch, -1)
+        groups = latents.unflatten(1, (-1, FRAMES_PER_CODE)).flatten(0, 1)
+        codes = [
+            self.quantizer(self.attention_pooler(self.audio_acoustic_proj(some)))
+            for some in groups.split(GROUPS_AT_ONCE)
+        ]
+        return torch.cat(codes).view(batch, -1)
 
 
 class AudioDetokenizer(nn.Module):
@@ -114,13 +122,19 @@ class AudioDetokenizer(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return latents [B, 5K, 64] of quantised vectors [B, K, width]."""
-        batch = vectors.shape[0]
-        x = self.embed_tokens(vectors).flatten(0, 1)[:, None]
+        batch, n_codes, _ = vectors.shape
+        groups = [self._group(some) for some in vectors.flatten(0, 1).split(GROUPS_AT_ONCE)]
+        return torch.cat(groups).reshape(batch, n_codes * FRAMES_PER_CODE, LATENT_CHANNELS)
+
+    def _group(self, vectors: Tensor) -> Tensor:
+        """Return latents [G, 5, 64] of quantised vectors [G, width]."""
+        x = self.embed_tokens(vectors)[:, None]
         x = x + cast(self.special_tokens, x)
         at = positions(x, self.shape)
         for layer in self.layers:
             x = layer(x, at)
-        return self.proj_out(self.norm(x)).reshape(batch, -1, LATENT_CHANNELS)
+        latents: Tensor = self.proj_out(self.norm(x))
+        return latents
 
 
 def _place_values(device: torch.device) -> Tensor:

@@ -234,17 +234,29 @@ class Vae(nn.Module):
         self.decoder = Decoder(config, build)
 
     @torch.no_grad()  # not inference_mode: latents are training data for adapters
-    def posterior(self, audio: Tensor, tile_frames: int | None = None, on_tile: OnTile | None = None) -> Posterior:
+    def posterior(
+        self,
+        audio: Tensor,
+        tile_frames: int | None = None,
+        on_tile: OnTile | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Posterior:
         """Return the posterior of audio [B, 2, S] in ⌊S / hop⌋ frames.
 
         Samples past the last whole frame make no frame of their own but colour the last ones, as in the official code.
-        tile_frames: frames worked out at a time; None is all of them.
+        tile_frames: frames worked out at a time; None is all of them. device, dtype: where and in which precision,
+        None is the audio's own; each tile is taken there by itself.
 
         Raises: ValueError where the audio has other channels or is shorter than a frame.
         """
         _check_input("audio", audio, self.config.audio_channels, self.config.hop)
         windows = Windows(audio.shape[-1] // self.config.hop, tile_frames, self.config.encode_margin)
-        stacked = _over_windows(self.encoder, audio, windows, read=self.config.hop, write=1, on_tile=on_tile)
+
+        def encoder(tile: Tensor) -> Tensor:
+            return self.encoder(tile.to(device=device, dtype=dtype))
+
+        stacked = _over_windows(encoder, audio, windows, read=self.config.hop, write=1, on_tile=on_tile)
         mean, scale = stacked.chunk(2, dim=1)
         return Posterior(mean, F.softplus(scale) + MIN_STD)
 
@@ -252,9 +264,19 @@ class Vae(nn.Module):
         """Return latents [B, 64, ⌊S / hop⌋] of audio [B, 2, S]: the posterior's mean, the same every time."""
         return self.posterior(audio).mean
 
-    def encode_tiled(self, audio: Tensor, tile_frames: int = TILE_FRAMES, on_tile: OnTile | None = None) -> Tensor:
-        """Return what encode returns, in memory that does not grow with length or batch."""
-        return self.posterior(audio, tile_frames, on_tile).mean
+    def encode_tiled(
+        self,
+        audio: Tensor,
+        tile_frames: int = TILE_FRAMES,
+        on_tile: OnTile | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Return what encode returns, in memory that does not grow with length or batch.
+
+        The audio may lie elsewhere than the weights: it is taken to device and dtype a tile at a time.
+        """
+        return self.posterior(audio, tile_frames, on_tile, device, dtype).mean
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return audio [B, 2, hop·T] of latents [B, 64, T]."""
