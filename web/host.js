@@ -1,8 +1,9 @@
 /**
- * The one door between this folder and ComfyUI's frontend: no other module here imports `app`.
+ * The one door between this folder and ComfyUI's frontend: no other module here imports `app` or `api`.
  *
  * Hands out hooks on the pack's nodes. Draws nothing and remembers nothing.
  */
+import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 
 // What the ids of all our nodes begin with; see nodes/__init__.py.
@@ -14,6 +15,16 @@ export function onNodeCreated(nodeType, change) {
     name: `acestep.created.${nodeType}`,
     nodeCreated(node) {
       if (node.comfyClass === nodeType) change(node)
+    },
+  })
+}
+
+/** Call change(declared) on what one of our types declares (/object_info), before the frontend builds nodes from it. */
+export function onNodeDeclared(nodeType, change) {
+  app.registerExtension({
+    name: `acestep.declared.${nodeType}`,
+    beforeRegisterNodeDef(_, declared) {
+      if (declared.name === nodeType) change(declared)
     },
   })
 }
@@ -44,6 +55,11 @@ export function onNodeOutput(purpose, show) {
       for (const node of allNodes().filter(isOurs)) show(node, outputs[locatorOf(node)] ?? {})
     },
   })
+}
+
+/** Return where the page gets a file that a node saved, an entry of its ui output. */
+export function urlOf({ filename, subfolder, type }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
 }
 
 function isOurs(node) {

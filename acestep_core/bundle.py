@@ -1,0 +1,167 @@
+"""What is kept of a take beside its sound: names that every system takes, and a document that makes it again.
+
+A bundle is an audio file and its sidecars, all of one stem. The document is a ComfyUI workflow with our part under a
+key of its own, so that the canvas opens it like any other. The sound itself is written elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from . import codes as codes_file
+from .types import AudioCodes, SongSpec, Take
+
+PACK_VERSION = "0.1.0"  # as in pyproject.toml
+KEY = "acestep"
+FORMAT = "acestep-take"
+VERSION = 1
+DOCUMENT_SUFFIX = ".json"
+LYRICS_SUFFIX = ".lrc"
+
+# What Windows keeps from file names, and the names it keeps to itself.
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+Json = Mapping[str, Any]
+Writer = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The audio file of a bundle: its name and what is in it. format is the choice of the user, "wav 24-bit"."""
+
+    file: str
+    format: str
+    sample_rate: int
+    n_channels: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a take was made, as far as anyone knows. prompt and workflow are ComfyUI's, of the whole graph."""
+
+    song: SongSpec | None = None
+    take: Take | None = None
+    codes: AudioCodes = field(default_factory=AudioCodes)
+    lrc: str = ""
+    prompt: Json | None = None
+    workflow: Json | None = None
+
+
+def clean_prefix(prefix: str) -> str:
+    """Return a prefix, folders and a name with / between, in characters that every system takes.
+
+    Raises ValueError for one that leads out of the folder it is put under, or that names nothing.
+    """
+    path = PureWindowsPath(prefix)  # parts at / and at \, and knows drives
+    if path.anchor or ".." in path.parts:
+        raise ValueError(
+            f'filename_prefix "{prefix}" leads out of ComfyUI\'s output folder; use a folder and a name inside it, '
+            'such as "audio/acestep"'
+        )
+    if not path.parts:
+        raise ValueError('filename_prefix is empty; give a name, such as "audio/acestep"')
+    return "/".join(map(_clean, path.parts))
+
+
+def stem(name: str, number: int, take: Take | None) -> str:
+    """Return a take's file name without its suffix: song_00001_seed42_drums.
+
+    The number comes first, for ComfyUI finds the next one between the name and the next "_".
+    """
+    told = ["seed" + str(take.seed), take.track and _clean(take.track)] if take else []
+    return "_".join(filter(None, (name, f"{number:05}", *told)))
+
+
+def codes_of(codes: AudioCodes, item: int, take: Take | None) -> AudioCodes:
+    """Return the codes that an item was sung from; a single plan is everyone's.
+
+    An item that no one knows the plan of took them in turn. Raises ValueError when there is no such plan.
+    """
+    if codes.n_plans <= 1:
+        return codes
+    plan = take.plan if take else item % codes.n_plans
+    if plan >= codes.n_plans:
+        raise ValueError(
+            f"take {item + 1} was sung from plan {plan + 1}, but there are codes for {codes.n_plans} plans; "
+            "connect the codes that the latent was made with"
+        )
+    return AudioCodes((codes.sequences[plan],))
+
+
+def sidecars(origin: Origin) -> dict[str, Writer]:
+    """Return what writes each file that goes beside the audio and its document, by suffix."""
+    files: dict[str, Writer] = {}
+    if any(origin.codes.sequences):
+        files[codes_file.SUFFIX] = partial(codes_file.save, origin.codes)
+    if origin.lrc.strip():
+        files[LYRICS_SUFFIX] = partial(write_text, origin.lrc)
+    return files
+
+
+def document(sound: Sound, origin: Origin) -> str:
+    """Return the JSON that tells how a take was made: ours under KEY, and around it the workflow, if there is one.
+
+    Ours comes first, for by the first value the canvas tells a workflow from an API prompt.
+    """
+    stem = Path(sound.file).stem
+    ours = {
+        "format": FORMAT,
+        "version": VERSION,
+        "pack_version": PACK_VERSION,
+        "audio": asdict(sound),
+        "song": origin.song and asdict(origin.song),
+        "take": origin.take and asdict(origin.take),
+        "sidecars": [f"{stem}{suffix}" for suffix in sidecars(origin)],
+        "prompt": origin.prompt,
+    }
+    return json.dumps({KEY: ours, **(origin.workflow or {})}, indent=2, ensure_ascii=False) + "\n"
+
+
+def save(folder: Path, sound: Sound, content: bytes, origin: Origin) -> None:
+    """Write a bundle, the audio last: where it is, all is.
+
+    Raises ValueError, naming the folder, when it cannot be written to.
+    """
+    audio = folder / sound.file
+    files: dict[str, Writer] = {
+        **sidecars(origin),
+        DOCUMENT_SUFFIX: partial(write_text, document(sound, origin)),
+        audio.suffix: partial(write, content),
+    }
+    for suffix, write_to in files.items():
+        path = audio.with_suffix(suffix)
+        try:
+            write_to(path)
+        except OSError as error:
+            raise ValueError(f"{path.name} cannot be written to {folder}: {error.strerror}") from None
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, whole or not at all."""
+    # What came over HTTP may hold half a surrogate pair, which no file can.
+    write(text.encode("utf-8", "replace"), path)
+
+
+def write(content: bytes, path: Path) -> None:
+    """Write a file, whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _clean(part: str) -> str:
+    """Return a part of a path that every system takes as a name; "_" stands for what is forbidden."""
+    clean = FORBIDDEN.sub("_", part).strip(" ").rstrip(" .") or "_"
+    return f"_{clean}" if clean.split(".")[0].rstrip().lower() in RESERVED else clean

@@ -1,0 +1,152 @@
+"""Takes as files: the sound, and beside it all that makes it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.types import Take
+from .sockets import ACESTEP_KEY, CATEGORY, CodesSocket, SongSocket
+from .write_audio import FORMATS
+
+
+class AceStepSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepSave",
+            display_name="ACE-Step Save",
+            category=f"{CATEGORY}/save",
+            description="Saves each take as an audio file, with everything that makes it again beside it.",
+            search_aliases=["save audio", "export audio", "wav", "flac", "mp3", "opus"],
+            inputs=[
+                io.Audio.Input("audio", tooltip="From ACE-Step Decode, or any audio: one file an item."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="audio/acestep",
+                    tooltip="Folder and name under ComfyUI's output folder; a number is added, so nothing is "
+                    "overwritten. Takes %date:yyyy-MM-dd%.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="flac",
+                    tooltip="flac (24-bit) and wav lose nothing; wav 32-bit float even keeps what is above full scale. "
+                    "mp3 and opus are smaller.",
+                ),
+                SongSocket.Input("song", optional=True, tooltip="The song, for the JSON file beside the audio."),
+                CodesSocket.Input(
+                    "codes",
+                    optional=True,
+                    tooltip="The codes the takes were sung from, to keep in a file beside each.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="The latent that was decoded: its seeds and tracks go into the file names and the JSON.",
+                ),
+                io.String.Input(
+                    "lrc",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Timed lyrics in LRC, to keep in a file beside the audio.",
+                ),
+            ],
+            outputs=[
+                io.Audio.Output(display_name="audio", tooltip="The audio as it came in."),
+                io.String.Output(display_name="file", tooltip="The first audio file, under the output folder."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, audio, filename_prefix, format, song=None, codes=None, latent=None, lrc=""):
+        from ..acestep_core import bundle
+        from ..acestep_core.types import AudioCodes
+        from . import host
+        from .write_audio import checked, encode, excess_db, rate_in
+
+        kind = FORMATS[format]
+        waveforms, sample_rate = checked(audio)
+        takes = _takes(latent, len(waveforms))
+        plans = [bundle.codes_of(codes or AudioCodes(), item, take) for item, take in enumerate(takes)]
+        made_from = _made_from(cls.hidden)
+        prompt, workflow = made_from.get("prompt"), made_from.get("workflow")
+        place = _place(filename_prefix)
+
+        saved, lines = [], []
+        for number, (waveform, take, plan) in enumerate(zip(waveforms, takes, plans, strict=True), place.first_number):
+            file = bundle.stem(place.name, number, take) + kind.suffix
+            n_channels, n_samples = waveform.shape
+            sound = bundle.Sound(file, format, rate_in(kind, sample_rate), n_channels, n_samples / sample_rate)
+            content = encode(waveform, sample_rate, kind, made_from)
+            bundle.save(place.folder, sound, content, bundle.Origin(song, take, plan, lrc, prompt, workflow))
+
+            saved.append({"filename": file, "subfolder": place.subfolder, "type": "output"})
+            lines.append(f"{place.subfolder}/{file}".lstrip("/"))
+            if excess := excess_db(waveform, kind):
+                warning = f"{file}: the peak was {excess:.1f} dB above full scale and is cut off"
+                host.log.warning(warning)
+                lines.append(warning)
+        return io.NodeOutput(audio, lines[0], ui={"audio": saved, "text": ("\n".join(lines),)})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a run go: folder, and under ComfyUI's output folder subfolder; their name and number."""
+
+    folder: Path
+    subfolder: str
+    name: str
+    first_number: int
+
+
+def _place(filename_prefix: str) -> Place:
+    """Return where a prefix leads, the folder made.
+
+    Raises ValueError for a prefix that leads out of the output folder, or to where no folder can be made.
+    """
+    import folder_paths
+
+    from ..acestep_core.bundle import clean_prefix
+
+    prefix, root = clean_prefix(filename_prefix), folder_paths.get_output_directory()
+    if not folder_paths.is_within_directory(root, os.path.join(root, prefix)):
+        raise ValueError(f'filename_prefix "{filename_prefix}" leads out of ComfyUI\'s output folder, through a link')
+    try:
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+    except OSError as error:
+        folder = Path(root, prefix).parent
+        raise ValueError(f'filename_prefix "{filename_prefix}": no folder {folder}: {error.strerror}') from None
+    return Place(Path(folder), subfolder.replace("\\", "/"), name, number)
+
+
+def _takes(latent: dict | None, n_items: int) -> Sequence[Take | None]:
+    """Return where each item of the audio came from, as far as the latent knows.
+
+    Raises ValueError when the latent has another number of takes.
+    """
+    takes = (latent or {}).get(ACESTEP_KEY)
+    if not takes:
+        return [None] * n_items
+    if len(takes) != n_items:
+        raise ValueError(
+            f"the latent has {len(takes)} takes, the audio {n_items} items; connect the latent that was decoded"
+        )
+    return takes
+
+
+def _made_from(hidden: io.HiddenHolder | None) -> dict[str, Any]:
+    """Return the prompt, and what the canvas sent with it (the workflow), unless the user wants none of it kept."""
+    from comfy.cli_args import args
+
+    if hidden is None or args.disable_metadata:
+        return {}
+    sent = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
+    return {name: value for name, value in sent.items() if isinstance(value, dict)}
