@@ -13,7 +13,6 @@ from .constants import (
     MAX_BPM,
     MAX_DURATION_S,
     MAX_SEED,
-    MAX_TAKES,
     MIN_BPM,
     MIN_DURATION_S,
     N_CODES,
@@ -101,10 +100,10 @@ class Take:
 def take_seeds(seed: int, n_takes: int, seeds: Sequence[int] = ()) -> tuple[int, ...]:
     """Return one seed for each take: seed, seed + 1, …, or the listed ones.
 
-    Raises ValueError for a count of takes out of range or a list of another length.
+    Raises ValueError for no takes at all or a list of another length.
     """
-    if not 1 <= n_takes <= MAX_TAKES:
-        raise ValueError(f"takes must be 1 to {MAX_TAKES}, got {n_takes}")
+    if n_takes < 1:
+        raise ValueError(f"there must be at least one take, got {n_takes}")
     if seeds and len(seeds) != n_takes:
         raise ValueError(f"{len(seeds)} seeds are listed for {n_takes} takes; list one for each or none")
     wrong = next((s for s in (seed, *seeds) if not 0 <= s <= MAX_SEED), None)

@@ -2,15 +2,28 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .audio import AceStepDetokenize, AceStepEncodeAudio, AceStepReference, AceStepTokenize
 from .codes import AceStepCodesFromText, AceStepCodesText, AceStepLoadCodes, AceStepSaveCodes
 from .decode import AceStepDecode
 from .download import AceStepDownload
+from .edit_codes import AceStepEditCodes
 from .encode import AceStepEncode
 from .example import AceStepExampleSong
 from .load import AceStepLoadModel, AceStepLoadPlanner, AceStepLoadTextEncoder, AceStepLoadVAE
 from .plan import AceStepFormat, AceStepIdea, AceStepPlan, AceStepUnderstand
+from .region import AceStepRegion
 from .sample import AceStepSample, AceStepSamplerOptions
+from .save import AceStepSave
 from .song import AceStepSong, AceStepSongInfo
+from .tasks import (
+    AceStepComplete,
+    AceStepCover,
+    AceStepExtend,
+    AceStepExtract,
+    AceStepLego,
+    AceStepRepaint,
+    AceStepStitch,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     AceStepLoadModel,
@@ -29,10 +42,24 @@ NODES: list[type[io.ComfyNode]] = [
     AceStepCodesFromText,
     AceStepSaveCodes,
     AceStepLoadCodes,
+    AceStepEditCodes,
+    AceStepEncodeAudio,
+    AceStepReference,
+    AceStepTokenize,
+    AceStepDetokenize,
+    AceStepRegion,
+    AceStepCover,
+    AceStepRepaint,
+    AceStepExtend,
+    AceStepStitch,
+    AceStepLego,
+    AceStepExtract,
+    AceStepComplete,
     AceStepEncode,
     AceStepSamplerOptions,
     AceStepSample,
     AceStepDecode,
+    AceStepSave,
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, TaskSocket
 
 
 class AceStepDecode(io.ComfyNode):
@@ -22,7 +22,8 @@ class AceStepDecode(io.ComfyNode):
                 io.Boolean.Input(
                     "normalize",
                     default=True,
-                    tooltip="Bring the loudest sample of each take to the level below. Off leaves levels as decoded.",
+                    tooltip="Bring the loudest sample of each take to the level below. Off leaves levels as decoded. "
+                    "Never done to audio that a task keeps.",
                 ),
                 io.Float.Input(
                     "peak_dbfs",
@@ -48,18 +49,38 @@ class AceStepDecode(io.ComfyNode):
                     step=0.1,
                     tooltip="Seconds to fade out at the end.",
                 ),
+                TaskSocket.Input(
+                    "task",
+                    optional=True,
+                    tooltip="The task the latent was made for: what it keeps of its source comes from the recording "
+                    "itself, sample for sample.",
+                ),
             ],
             outputs=[io.Audio.Output(tooltip="48 kHz stereo, one item a take.")],
         )
 
     @classmethod
-    def execute(cls, vae, latent, normalize, peak_dbfs, fade_in, fade_out):
+    def execute(cls, vae, latent, normalize, peak_dbfs, fade_in, fade_out, task=None):
+        import torch
+
         from ..acestep_core.audio import fade, normalize_peak
         from ..acestep_core.constants import SAMPLE_RATE
-        from .sockets import latent_samples
+        from ..acestep_core.pipeline.splice import can_splice, splice
+        from .sockets import latent_rows, latent_samples
         from .vae import decode
 
-        audio = decode(vae, latent_samples(latent))
-        if normalize:
-            audio = normalize_peak(audio, peak_dbfs)
-        return io.NodeOutput({"waveform": fade(audio, fade_in, fade_out), "sample_rate": SAMPLE_RATE})
+        samples = latent_samples(latent)
+        rows = latent_rows(latent)
+        if task is not None and samples.shape[1] != task.n_frames:
+            samples = task.assemble(samples, rows)  # a foreign sampler gives back the window only
+        text = ""
+        if can_splice(task):
+            takes = zip(samples, rows.tolist(), strict=True)
+            audio = torch.stack([splice(take, task, row, lambda part: decode(vae, part)) for take, row in takes])
+            text = "the source's own samples are kept, at their level"
+        else:
+            audio = decode(vae, samples)
+            if normalize:
+                audio = normalize_peak(audio, peak_dbfs)
+        result = {"waveform": fade(audio, fade_in, fade_out), "sample_rate": SAMPLE_RATE}
+        return io.NodeOutput(result, ui={"text": (text,)} if text else None)

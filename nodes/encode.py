@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import ACESTEP_KEY, CATEGORY, CodesSocket, SongSocket, TextEncoderSocket, latent
+from .sockets import (
+    ACESTEP_KEY,
+    CATEGORY,
+    CodesSocket,
+    ReferenceSocket,
+    SongSocket,
+    TaskSocket,
+    TextEncoderSocket,
+    latent,
+)
 
 
 class AceStepEncode(io.ComfyNode):
@@ -31,8 +40,19 @@ class AceStepEncode(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Part of the steps that follow the codes, 0 to 1. After it the model goes on by the text "
-                    "alone.",
+                    "alone. A task has a strength of its own.",
                     advanced=True,
+                ),
+                TaskSocket.Input(
+                    "task",
+                    optional=True,
+                    tooltip="What to do with a source: cover, repaint, extend, stitch, lego, extract, complete. It "
+                    "also sets the length.",
+                ),
+                ReferenceSocket.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="Recordings whose voice and sound to take, whatever else is connected.",
                 ),
             ],
             outputs=[
@@ -42,7 +62,7 @@ class AceStepEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, text_encoder, song, codes_strength, codes=None):
+    def execute(cls, text_encoder, song, codes_strength, codes=None, task=None, reference=None):
         import torch
 
         from ..acestep_core.constants import LATENT_CHANNELS
@@ -51,8 +71,9 @@ class AceStepEncode(io.ComfyNode):
         from ..acestep_core.types import AudioCodes, Take
 
         codes = codes or AudioCodes()
-        n_frames = n_frames_of(song, codes)
-        encoding = encode(text_encoder, song, n_frames, codes, codes_strength)
+        n_frames = n_frames_of(song, codes, task)
+        timbre = None if reference is None else reference.latents
+        encoding = encode(text_encoder, song, n_frames, codes, codes_strength, task, timbre)
         extras = {"pooled_output": None, "conditioning_lyrics": encoding.lyric.states, ACESTEP_KEY: encoding}
         if codes.n_plans:
             extras["audio_codes"] = [list(sequence) for sequence in codes.sequences]

@@ -50,6 +50,13 @@ def latent_samples(value: dict) -> torch.Tensor:
     return samples.transpose(1, 2)
 
 
+def latent_rows(value: dict) -> torch.Tensor:
+    """Return the plan of each item of core's LATENT; an item of a foreign one is taken in turn."""
+    takes = value.get(ACESTEP_KEY) or ()
+    n_items = value["samples"].shape[0]
+    return torch.tensor([take.plan for take in takes] if len(takes) == n_items else range(n_items))
+
+
 def latent_source(value: dict) -> Source:
     """Return core's LATENT as a source for a task, with its recording where it came from one.
 

@@ -24,6 +24,7 @@ import tomllib
 from playwright.sync_api import Page, sync_playwright
 
 import comfyui
+import recordings
 import tiny_models
 from client import Client
 
@@ -61,6 +62,24 @@ RESULT_ROOM = {
     "AceStepPlan": 260,
     "AceStepIdea": 260,
     "AceStepUnderstand": 260,
+    "AceStepEncodeAudio": 50,
+    "AceStepReference": 50,
+    "AceStepRegion": 130,
+    "AceStepEditCodes": 50,
+    "AceStepDecode": 50,
+    "AceStepSave": 110,
+    **dict.fromkeys(
+        (
+            "AceStepCover",
+            "AceStepRepaint",
+            "AceStepExtend",
+            "AceStepStitch",
+            "AceStepLego",
+            "AceStepExtract",
+            "AceStepComplete",
+        ),
+        50,
+    ),
 }
 # Nodes whose text has to be readable without scrolling; all others are as small as they can be.
 HEIGHTS = {
@@ -68,7 +87,7 @@ HEIGHTS = {
     "AceStepIdea": 340,
     "AceStepCodesFromText": 340,
     "PreviewAny": 260,
-    "SaveAudio": 130,
+    "LoadAudio": 140,
 }
 
 # Its own default workflow has been opened, too: it would come on top of ours.
@@ -78,7 +97,7 @@ CANVAS_IS_READY = (
 READY_LIMIT_MS = 60_000
 RUN_LIMIT_MS = 300_000
 SETTLE_MS = 8_000  # also for the message that the run is over, which goes by itself
-SONG_IS_PLAYABLE = """() => window.app.rootGraph.findNodesByType("SaveAudio")
+SONG_IS_PLAYABLE = """() => window.app.rootGraph.findNodesByType("AceStepSave")
     .every(({widgets}) => widgets.find(({name}) => name === "audioUI").element.duration > 0)"""
 WINDOW = {"width": 1800, "height": 1010}
 # What of the window the frontend's own bars leave to the graph, in pixels.
@@ -181,8 +200,85 @@ START_UNDERSTAND = Note(
 YOUR_FILE = Note(
     "Your song",
     "A FLAC in ComfyUI's *output/audio* folder. It carries this whole workflow: drag the file onto the canvas to get "
-    "everything back.",
-    90,
+    "everything back. The JSON beside it names every setting.",
+    110,
+)
+
+
+def _start(what: str, first: Sequence[str], more: str = "", height: int = 250, model: str = "") -> Note:
+    """Return the note of a workflow that starts from music of the user's own."""
+    files = "*turbo set* (6.3 GB)" + (f" and *{model}*" if model else "")
+    steps = "\n".join(f"{number}. {step}" for number, step in enumerate(first, 1))
+    return Note(
+        "Start here",
+        f"{what}\n\n**Change first**\n\n{steps}\n\n{f'{more}{chr(10)}{chr(10)}' if more else ''}"
+        f"**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run {files}, then "
+        "press **R**.",
+        height,
+    )
+
+
+BASE_MODEL = "acestep_v1.5_base.safetensors"
+START_COVER = _start(
+    "**A song you have, in another style.** Melody and form come from your recording, the sound from the caption.",
+    ("your file in **Load Audio**", "*caption*: the new style", "*strength*: lower is freer"),
+)
+START_REPAINT = _start(
+    "**Mend a part of a song.** The rest stays the recording itself, sample for sample.",
+    (
+        "your file in **Load Audio**",
+        "*start* and *end* of the region; run once to see them over the waveform",
+        "the line in the *lyrics* that was wrong",
+        "the sampler's *seed*, until you like it",
+    ),
+    height=280,
+)
+START_REGIONS = _start(
+    "**Several parts at once.** Two regions are joined to one mask; the song is made only once.",
+    ("your file in **Load Audio**", "the regions; add more with another **Mask Composite**", "*caption*, *lyrics*"),
+)
+START_EXTEND = _start(
+    "**Play on past the end.** *left* leads into the beginning, *right* goes on after the end.",
+    ("your file in **Load Audio**", "*right* and *left*, in seconds", "*lyrics* of the new part"),
+)
+START_STITCH = _start(
+    "**From one song into another.** The bridge is new, both songs stay.",
+    ("both files", "*bridge*, and *overlap* into either song", "*caption*: how the transition should go"),
+)
+START_ENDLESS = _start(
+    "**As long as you like.** Each stage adds a minute; the model hears only the last half minute, so memory never "
+    "grows. For more, copy the stage **Again** and connect it to the one before.",
+    ("your file in **Load Audio**", "*caption*", "*right* and *context* of each stage"),
+    height=300,
+)
+START_LEGO = _start(
+    "**Another instrument for your song**, as a stem of its own to mix in.",
+    ("your file in **Load Audio**", "*track*", "*caption*: how the track is played"),
+    model=BASE_MODEL,
+)
+START_EXTRACT = _start(
+    "**Take a mix apart.** Every track you switch on becomes a file of its own, all of one length.",
+    ("your file in **Load Audio**", "the tracks you want", "*caption*: what is in the mix"),
+    model=BASE_MODEL,
+)
+START_COMPLETE = _start(
+    "**A band for a voice.** The model plays along with a stem.",
+    ("a dry voice in **Load Audio**", "who should play", "*caption* and the *lyrics* that are sung"),
+    model=BASE_MODEL,
+)
+START_REFERENCE = _start(
+    "**Sound like a recording.** Its voice and production, none of its melody.",
+    ("your recording in **Load Audio**: 30 s from its front, middle and end are heard", "*caption*, *lyrics*"),
+)
+START_MIX = _start(
+    "**A mix of two songs in codes.** Both are read as codes, five a second, and faded over; the model sings "
+    "the result as one piece.",
+    ("both files", "*overlap*, in seconds or in bars of a song", "*caption*"),
+)
+START_KSAMPLER = _start(
+    "**Core's own nodes on our wires.** MODEL, CONDITIONING, LATENT and VAE are ComfyUI's: any sampler, scheduler or "
+    "guider works.",
+    ("your file in **Load Audio**", "*sampler_name* and *scheduler*"),
 )
 LOAD_TURBO = Stage("Load", (Column(320, (*LOADERS, START_TURBO)),))
 LOAD_BASE = Stage("Load", (Column(320, (*LOADERS, START_BASE)),))
@@ -192,7 +288,21 @@ SONG = Stage("Song", (Column(420, ("AceStepSong",)),))
 PLAN = Stage("Plan", (Column(320, ("AceStepPlan",)),))
 SAMPLE = Column(280, ("AceStepSample",))
 GENERATE = Stage("Generate", (Column(250, ("AceStepEncode",)), SAMPLE))
-LISTEN = Stage("Listen", (Column(300, ("AceStepDecode", "SaveAudio", YOUR_FILE)),))
+LISTEN = Stage("Listen", (Column(320, ("AceStepDecode", "AceStepSave", YOUR_FILE)),))
+RECORDING = ("LoadAudio", "AceStepEncodeAudio")
+
+
+def _from_music(start: Note, task: str, *regions: str, recordings: int = 1) -> tuple[Stage, ...]:
+    """Return the stages of a workflow that does one task with the user's own music."""
+    return (
+        Stage("Load", (Column(320, (*LOADERS, start)),)),
+        Stage("Your music", (Column(320, RECORDING * recordings), Column(320, (*regions, task)))),
+        SONG,
+        GENERATE,
+        LISTEN,
+    )
+
+
 LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
     "01_text_to_song": (LOAD_TURBO, SONG, GENERATE, LISTEN),
     "01_text_to_song_base": (
@@ -207,6 +317,52 @@ LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
         Stage("Load", (Column(320, ("AceStepLoadPlanner", "AceStepCodesFromText", START_UNDERSTAND)),)),
         Stage("Understand", (Column(320, ("AceStepUnderstand", "AceStepSongInfo")),)),
         Stage("Read", (Column(420, ("PreviewAny", "PreviewAny")),)),
+    ),
+    "05_cover": _from_music(START_COVER, "AceStepCover"),
+    "06_repaint": _from_music(START_REPAINT, "AceStepRepaint", "AceStepRegion"),
+    "07_repaint_regions": _from_music(
+        START_REGIONS, "AceStepRepaint", "AceStepRegion", "AceStepRegion", "MaskComposite"
+    ),
+    "08_extend": _from_music(START_EXTEND, "AceStepExtend"),
+    "09_stitch": _from_music(START_STITCH, "AceStepStitch", recordings=2),
+    "10_endless": (
+        Stage("Load", (Column(320, (*LOADERS, START_ENDLESS)),)),
+        Stage("Your music", (Column(320, RECORDING),)),
+        SONG,
+        Stage("Extend", (Column(280, ("AceStepExtend", "AceStepEncode")), SAMPLE, Column(280, ("AceStepDecode",)))),
+        Stage(
+            "Again",
+            (
+                Column(280, ("AceStepEncodeAudio", "AceStepExtend", "AceStepEncode")),
+                SAMPLE,
+                Column(320, ("AceStepDecode", "AceStepSave", YOUR_FILE)),
+            ),
+        ),
+    ),
+    "11_lego": _from_music(START_LEGO, "AceStepLego"),
+    "12_extract_stems": _from_music(START_EXTRACT, "AceStepExtract"),
+    "13_vocal_to_backing_track": _from_music(START_COMPLETE, "AceStepComplete"),
+    "14_reference_timbre": (
+        Stage("Load", (Column(320, (*LOADERS, START_REFERENCE)),)),
+        Stage("Voice", (Column(320, ("LoadAudio", "AceStepReference")),)),
+        SONG,
+        GENERATE,
+        LISTEN,
+    ),
+    "15_codes_dj_mix": (
+        Stage("Load", (Column(320, (*LOADERS, START_MIX)),)),
+        Stage("Your music", (Column(320, RECORDING * 2),)),
+        Stage("Mix", (Column(320, ("AceStepTokenize", "AceStepTokenize", "AceStepEditCodes")),)),
+        SONG,
+        GENERATE,
+        LISTEN,
+    ),
+    "16_native_ksampler": (
+        Stage("Load", (Column(320, (*LOADERS, START_KSAMPLER)),)),
+        Stage("Your music", (Column(320, (*RECORDING, "AceStepCover")),)),
+        SONG,
+        Stage("Generate", (Column(280, ("AceStepEncode", "ConditioningZeroOut", "KSampler")),)),
+        Stage("Listen", (Column(320, ("VAEDecodeAudio", "AceStepSave", YOUR_FILE)),)),
     ),
 }
 
@@ -386,6 +542,7 @@ def main() -> None:
     arguments = parser.parse_args()
     comfyui.install_pack(BASE)
     tiny_models.write_comfyui_folders(BASE / "models")
+    recordings.write_recordings(BASE / "input")
     with comfyui.start(BASE) as server:
         with canvas(server) as page:
             for name in LAYOUTS:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from client import Client, Message
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -23,11 +26,22 @@ def text_to_song(workflow: str = "01_text_to_song", **changes: dict[str, Any]) -
     return prompt
 
 
+def shipped(workflow: str, **changes: dict[str, Any]) -> Prompt:
+    """Return a workflow as it is shipped; changes maps node classes to inputs, for every node of the class."""
+    prompt = json.loads((WORKFLOWS / f"{workflow}.json").read_text(encoding="utf-8"))
+    for name, inputs in changes.items():
+        found = [each for each in prompt.values() if each["class_type"] == name]
+        assert found, f"{workflow} has no {name}"
+        for each in found:
+            each["inputs"].update(inputs)
+    return prompt
+
+
 def sketch(**changes: dict[str, Any]) -> Prompt:
     """Return a prompt that samples one step of a short song and saves nothing."""
     changes["AceStepSample"] = {"steps": 1, "seed": next(_new_seed)} | changes.get("AceStepSample", {})
     prompt = text_to_song(**changes)
-    for name in ("SaveAudio", "AceStepDecode"):
+    for name in ("AceStepSave", "AceStepDecode"):
         del prompt[node(prompt, name)]
     add(prompt, "PreviewAny", source=[node(prompt, "AceStepSample"), 0])
     return prompt
@@ -49,3 +63,13 @@ def add(prompt: Prompt, name: str, **inputs: Any) -> str:
 def link(prompt: Prompt, name: str, slot: int = 0) -> list:
     """Return the link to an output of the only node of a class."""
     return [node(prompt, name), slot]
+
+
+def cancel_at(client: Client, at: str) -> Callable[[Message], None]:
+    """Return a listener that cancels once the node `at` has shown its first progress."""
+
+    def listen(message: Message) -> None:
+        if message.kind == "progress" and message.data["node"] == at:
+            client.interrupt()
+
+    return listen

@@ -11,6 +11,7 @@ import pytest
 
 from client import Client
 from comfyui import Server, install_pack, start
+from recordings import write_recordings
 
 PACK_ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,12 +37,13 @@ def pack_root() -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ComfyUI with this pack and the tiny models, shared by all tests: leave it as you found it."""
+    """A ComfyUI with this pack, the tiny models and some music, shared by all tests: leave it as you found it."""
     from tiny_models import write_comfyui_folders  # needs torch, which other tests may not
 
     base_dir = tmp_path_factory.mktemp("comfyui")
     install_pack(base_dir)
     write_comfyui_folders(base_dir / "models")
+    write_recordings(base_dir / "input")
     with start(base_dir) as running:
         yield running
 

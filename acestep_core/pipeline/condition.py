@@ -54,13 +54,7 @@ class Encoding:
     def __post_init__(self) -> None:
         if not 0 <= self.codes_strength <= 1:
             raise ValueError(f"codes strength must be 0 to 1, got {self.codes_strength:g}")
-        if self.task is not None and self.codes.n_plans and self.task.rule.codes == "refused":
-            raise ValueError(f"{self.task.name} takes no audio codes, they would replace its source; disconnect them")
-        n_rows = 1 if self.task is None else self.task.n_rows
-        if self.n_plans % n_rows or self.n_plans % max(1, self.codes.n_plans):
-            raise ValueError(
-                f"{self.codes.n_plans} plans do not go with {n_rows} sources or tracks; use one of either, or as many"
-            )
+        _check_together(self.codes, self.task)
 
     @property
     def n_plans(self) -> int:
@@ -89,8 +83,9 @@ class Condition:
 def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task | None = None) -> int:
     """Return the latent length of a generation: the task's, the codes', else the song's, else two minutes.
 
-    Raises ValueError for codes longer than the model plays, or of another length than the task's.
+    Raises ValueError for codes longer than the model plays, of another length than the task's, or not for it at all.
     """
+    _check_together(codes, task)
     n_codes = max(map(len, codes.sequences), default=0)
     if task is not None:
         wanted = -(-task.window_frames // FRAMES_PER_CODE)
@@ -129,27 +124,42 @@ def condition(
     return Condition(tokens, _context(model, encoding, silence, n_frames, plain))
 
 
+def _check_together(codes: AudioCodes, task: Task | None) -> None:
+    """Raise ValueError for codes that a task does not take, or for as many plans as do not pair up with its rows."""
+    if task is None or not codes.n_plans:
+        return
+    if task.rule.codes == "refused":
+        raise ValueError(f"{task.name} takes no audio codes, they would replace its source; disconnect them")
+    if max(codes.n_plans, task.n_rows) % codes.n_plans or max(codes.n_plans, task.n_rows) % task.n_rows:
+        raise ValueError(
+            f"{codes.n_plans} plans do not go with {task.n_rows} sources or tracks; use one of either, or as many"
+        )
+
+
 def _context(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool) -> Tensor:
     """Return the context latents [P, n_frames, 128] of a batch of plans."""
     mask = None if encoding.task is None else encoding.task.mask_in_window(n_frames)
     inside = torch.ones(1, n_frames, dtype=torch.bool) if mask is None else mask > 0
-    inside = inside.to(silence.device)
+    inside = _for_rows(inside.to(silence.device), encoding.n_plans)
     source = tile(silence, n_frames) if plain else _source(model, encoding, silence, n_frames, inside)
-    rows = torch.arange(encoding.n_plans, device=silence.device)
-    return chunk_context(source[rows % len(source)], inside[rows % len(inside)])
+    return chunk_context(_for_rows(source, encoding.n_plans), inside)
 
 
 def _source(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, inside: Tensor) -> Tensor:
-    """Return source latents [1 or more, n_frames, 64]: hints of codes, a task's recordings, or silence."""
+    """Return source latents [1 or more, n_frames, 64]: hints of codes, a task's recordings, or silence.
+
+    inside [P, n_frames]: where each plan generates.
+    """
     task = encoding.task
     hints = _hints(model, encoding.codes, silence, n_frames)
     if task is None or (hints is not None and task.rule.codes == "win"):
         return tile(silence, n_frames) if hints is None else hints
-    source = task.source_in_window(n_frames, silence)
+    source = task.source_in_window(n_frames, silence).to(silence)
     if task.rule.hints:
         return fit(model.detokenize(model.tokenize(source, silence), silence.dtype), n_frames, silence)
     if task.rule.erases:
-        return torch.where(inside[..., None], tile(silence, n_frames) if hints is None else hints, source)
+        new = tile(silence, n_frames) if hints is None else hints
+        return torch.where(inside[..., None], _for_rows(new, len(inside)), _for_rows(source, len(inside)))
     return source
 
 
@@ -161,8 +171,13 @@ def _hints(model: AceStep, codes: AudioCodes, silence: Tensor, n_frames: int) ->
     return torch.cat([fit(model.detokenize(plan, silence.dtype), n_frames, silence) for plan in plans])
 
 
+def _for_rows(x: Tensor, n_rows: int) -> Tensor:
+    """Return the items of x in turn until there are n_rows."""
+    return x[torch.arange(n_rows, device=x.device) % len(x)]
+
+
 def _for_plans(tokens: Tokens, n_plans: int, like: Tensor) -> Tokens:
     tokens = tokens.to(like.device, like.dtype)
     if tokens.states.shape[0] == n_plans:
         return tokens
-    return tokens.select(torch.zeros(n_plans, dtype=torch.long, device=like.device))
+    return tokens.select(torch.arange(n_plans, device=like.device) % tokens.states.shape[0])

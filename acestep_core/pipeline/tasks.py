@@ -13,8 +13,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..constants import FRAME_RATE, LATENT_CHANNELS, MAX_DURATION_S, MIN_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME
-from ..models.acestep import tile
+from ..constants import (
+    AUDIO_CHANNELS,
+    FRAME_RATE,
+    LATENT_CHANNELS,
+    MAX_DURATION_S,
+    MIN_FRAMES,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    frame_at,
+)
+from ..models.acestep import fit, tile
 from ..prompts import TRACKS
 
 MAX_WINDOW_FRAMES = MAX_DURATION_S * FRAME_RATE
@@ -98,6 +107,22 @@ class Source:
             )
         if not torch.isfinite(self.latents).all():
             raise ValueError("the source holds NaN or infinity; encode it again in another precision")
+        if self.waveform is not None:
+            self._check_waveform(self.waveform)
+
+    def _check_waveform(self, waveform: Tensor) -> None:
+        # Nodes that cut or pick latents hand the recording on as it was; it would be heard in the wrong place.
+        n_items = self.latents.shape[0]
+        if waveform.ndim != 3 or waveform.shape[0] not in (1, n_items) or waveform.shape[1] != AUDIO_CHANNELS:
+            raise ValueError(
+                f"the recording is {list(waveform.shape)}, its latents need [{n_items}, {AUDIO_CHANNELS}, samples]; "
+                "choose among recordings and encode again"
+            )
+        if not 0 <= self.n_frames - self.full_frames <= 1:
+            raise ValueError(
+                f"the recording has {waveform.shape[-1]} samples, its latents {self.n_frames} frames of "
+                f"{SAMPLES_PER_FRAME}; cut the recording and encode it again"
+            )
 
     @property
     def n_frames(self) -> int:
@@ -194,33 +219,45 @@ class Task:
 
     def track_of(self, row: int) -> str:
         """Return the names of a row's tracks, empty for a task without."""
-        return " ".join(self.tracks[row // self.n_items % len(self.tracks)])
+        return "+".join(self.tracks[row // self.n_items % len(self.tracks)])
 
     @property
     def keeps_all(self) -> bool:
         """Tell whether there is nothing to generate."""
-        return self.keep is not None and self.mask is not None and not bool((self.mask > 0).any())
+        return self.mask is not None and not bool((self.mask > 0).any())
 
     def mask_in_window(self, n_frames: int) -> Tensor | None:
-        """Return the mask [1 or B, n_frames] as the model sees it, 1 behind the canvas; None = everything."""
+        """Return the mask [1 or B, n_frames] as the model sees it, 0 behind the canvas; None = everything."""
         if self.mask is None:
             return None
         seen = self.mask[:, self.window[0] : self.window[0] + n_frames]
-        return torch.nn.functional.pad(seen, (0, n_frames - seen.shape[1]), value=1.0)
+        return torch.nn.functional.pad(seen, (0, n_frames - seen.shape[1]))
 
     def source_in_window(self, n_frames: int, silence: Tensor) -> Tensor:
-        """Return the sources [B, n_frames, 64] as the model sees them, silence [1, n, 64] where there are none."""
-        start = self.window[0]
-        seen = tile(silence, n_frames).expand(self.n_items, -1, -1).clone()
+        """Return the sources [B, n_frames, 64] as the model sees them, in their own precision.
+
+        silence [1, n, 64] is where there are none; behind the canvas it begins anew, as in the official code.
+        """
+        start, stop = self.window[0], min(self.window[0] + n_frames, self.n_frames)
+        silence = silence.to(self.sources[0].latents.dtype)
+        seen = tile(silence, stop - start).expand(self.n_items, -1, -1).clone()
         for source in self.sources:
-            first, last = max(source.start, start), min(source.stop, start + n_frames)
+            first, last = max(source.start, start), min(source.stop, stop)
             if first < last:
                 latents = source.latents[:, first - source.start : last - source.start]
                 seen[:, first - start : last - start] = latents.to(seen)
-        return seen
+        return fit(seen, n_frames, silence)
 
     def assemble(self, generated: Tensor, rows: Tensor) -> Tensor:
-        """Return whole canvases [N, n_frames, 64]: generated windows [N, w, 64] of `rows`, the sources around them."""
+        """Return whole canvases [N, n_frames, 64]: generated windows [N, w, 64] of `rows`, the sources around them.
+
+        Raises ValueError for latents of another length than the window's.
+        """
+        if generated.shape[1] != self.window_frames:
+            raise ValueError(
+                f"the latent has {generated.shape[1]} frames, the {self.name} generates {self.window_frames}; "
+                "connect what was sampled for this task"
+            )
         start = self.window[0]
         whole = generated.new_zeros(len(generated), self.n_frames, LATENT_CHANNELS)
         for source in self.sources:
@@ -252,12 +289,13 @@ def extend(source: Source, left_s: float, right_s: float, context_s: float = 0.0
     left, right = _frames("left", left_s), _frames("right", right_s)
     if left + right == 0:
         raise ValueError('there is nothing to extend: set "left" or "right" above 0 s')
-    stop = left + source.full_frames
+    n_kept = source.full_frames if right else source.n_frames
+    stop = left + n_kept
     mask = torch.zeros(1, stop + right)
     mask[:, :left] = 1
     if right:
         mask[:, stop:] = 1
-    moved = Source(source.latents[:, : source.full_frames], left, source.waveform)
+    moved = Source(source.latents[:, :n_kept], left, source.waveform)
     window = _window(*_span(mask), mask.shape[1], _context(context_s))
     return Task("extend", (moved,), mask.shape[1], mask, window, keep=BALANCED)
 
@@ -325,7 +363,7 @@ def _context(seconds: float) -> int:
 def _frames(name: str, seconds: float) -> int:
     if seconds < 0:
         raise ValueError(f'"{name}" must be 0 s or more, got {seconds:g} s')
-    return int(seconds * SAMPLE_RATE // SAMPLES_PER_FRAME)
+    return frame_at(seconds)
 
 
 def _in_unit_range(name: str, value: float) -> None:

@@ -19,7 +19,12 @@ NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 SETTLE_MS = 500
 RUN_LIMIT_MS = 180_000
 # One for each module in web/; the frontend says no more of a broken one than "not defined", and not where.
-OUR_EXTENSIONS = {"acestep.created.AceStepSong", "acestep.output.text"}
+OUR_EXTENSIONS = {
+    "acestep.created.AceStepSong",
+    "acestep.declared.AceStepSave",
+    "acestep.output.takes",
+    "acestep.output.text",
+}
 TURBO_SUMMARY = "8 steps, shift 3, no guidance, euler"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from acestep_pack.acestep_core import catalogue, download
-from api_prompts import Prompt, add, node, sketch, text_to_song
-from client import Client, Message, PromptRejected, Run
+from api_prompts import Prompt, add, cancel_at, node, sketch, text_to_song
+from client import Client, PromptRejected, Run
 from comfyui import HOST, Server, install_pack, start
 from hub import HubStandIn, hub_stand_in
 from tiny_models import acestep, files, layers
@@ -234,16 +234,6 @@ def test_a_vae_of_another_model_is_refused_before_the_decode(client: Client) -> 
 # Cancelled.
 
 
-def cancel_at(client: Client, at: str) -> Callable[[Message], None]:
-    """Return a listener that cancels once the node `at` has shown its first progress."""
-
-    def listen(message: Message) -> None:
-        if message.kind == "progress" and message.data["node"] == at:
-            client.interrupt()
-
-    return listen
-
-
 @pytest.mark.parametrize("at", ["AceStepSample", "AceStepDecode"])
 def test_a_cancel_in_mid_step_ends_the_run_and_leaves_no_file(server: Server, client: Client, at: str) -> None:
     long = {"AceStepSample": {"steps": 200}, "AceStepDecode": {"fade_out": 1.0}}[at]
@@ -254,7 +244,7 @@ def test_a_cancel_in_mid_step_ends_the_run_and_leaves_no_file(server: Server, cl
     assert not run.ok
     shown = [message for message in run.progress if message["node"] == node(prompt, at)]
     assert shown[-1]["value"] < shown[-1]["max"]
-    assert node(prompt, "SaveAudio") not in run.executed
+    assert node(prompt, "AceStepSave") not in run.executed
     assert sorted(server.output_dir.rglob("*")) == before
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,16 @@ import pytest
 import soundfile
 
 from acestep_pack.acestep_core.constants import CODE_RATE, SAMPLE_RATE
-from api_prompts import SHORT_S, WORKFLOWS, Prompt, add, link, node
+from api_prompts import SHORT_S, Prompt, add, cancel_at, link, node, shipped
 from client import Client, Run
 from comfyui import Server
 
 pytestmark = pytest.mark.server
 
+PACE = r"{n} {unit} in [0-9]+\.[0-9] s, [0-9]+ per second"
+
 # Nothing left to think about but caption and codes.
 TOLD = {"duration": SHORT_S, "bpm": 97, "key": "Eb major", "time_signature": "3", "language": "en"}
-
-
-def shipped(workflow: str, **changes: dict[str, Any]) -> Prompt:
-    """Return a workflow; changes maps node classes to inputs."""
-    prompt = json.loads((WORKFLOWS / f"{workflow}.json").read_text(encoding="utf-8"))
-    for name, inputs in changes.items():
-        prompt[node(prompt, name)]["inputs"].update(inputs)
-    return prompt
 
 
 def sung(**changes: dict[str, Any]) -> Prompt:
@@ -76,7 +70,7 @@ def n_codes(text: str) -> int:
 def song_of(server: Server, prompt: Prompt, run: Run) -> np.ndarray:
     """Return the samples of the only file a run saved."""
     assert run.ok, run.errors
-    (file,) = run.outputs[node(prompt, "SaveAudio")]["audio"]
+    (file,) = run.outputs[node(prompt, "AceStepSave")]["audio"]
     samples, sample_rate = soundfile.read(server.output_dir / file["subfolder"] / file["filename"])
     assert sample_rate == SAMPLE_RATE
     assert samples.std() > 1e-3
@@ -90,7 +84,8 @@ def test_a_song_is_planned_and_sung_at_the_length_asked(server: Server, client: 
     prompt = shipped("02_plan_and_sing", AceStepSong={"duration": SHORT_S})
     run = client.run(prompt)
     assert len(song_of(server, prompt, run)) == SHORT_S * SAMPLE_RATE
-    blueprint = shown(prompt, run, "AceStepPlan")
+    blueprint, pace = shown(prompt, run, "AceStepPlan").rsplit("\n\n", 1)
+    assert re.fullmatch(PACE.format(n=int(SHORT_S * CODE_RATE), unit="codes"), pace)
     fields = ("bpm:", "caption:", f"duration: {SHORT_S:g}", "keyscale:", "language:", "timesignature:")
     assert [field for field in fields if f"\n{field}" not in blueprint] == []
 
@@ -114,7 +109,9 @@ def test_codes_are_described_in_caption_and_lyrics(client: Client) -> None:
     assert heard.startswith("bpm: ")
     assert texts["Caption"]
     assert texts["Lyrics"]
-    assert heard.endswith(texts["Lyrics"])
+    described, pace = heard.rsplit("\n\n", 1)
+    assert described.endswith(texts["Lyrics"])
+    assert re.fullmatch(PACE.format(n="[0-9]+", unit="tokens"), pace)
 
 
 # What is not done twice, and what a seed decides.
@@ -124,7 +121,7 @@ def test_a_knob_of_the_diffusion_model_leaves_the_plan_alone(server: Server, cli
     first, second = (sung(AceStepSample={"steps": steps, "seed": 41}) for steps in (1, 2))
     before = client.run(first)
     after = client.run(second)
-    later = tuple(node(second, name) for name in ("AceStepSample", "AceStepDecode", "SaveAudio"))
+    later = tuple(node(second, name) for name in ("AceStepSample", "AceStepDecode", "AceStepSave"))
     assert after.executed == later
     assert after.cached == second.keys() - set(later)
     assert node(second, "AceStepPlan") in after.cached
@@ -143,12 +140,40 @@ def test_without_codes_to_think_of_the_song_is_made_as_it_is(server: Server, cli
     prompt = sung(AceStepPlan={"think_codes": False}, AceStepSample={"seed": 42})
     straight = sung(AceStepPlan={"think_codes": False}, AceStepSample={"seed": 42})
     encode = straight[node(straight, "AceStepEncode")]["inputs"]
-    encode["song"] = link(straight, "AceStepSong")
-    del encode["codes"]
+    save = straight[node(straight, "AceStepSave")]["inputs"]
+    encode["song"] = save["song"] = link(straight, "AceStepSong")
+    del encode["codes"], save["codes"]
     for name in ("AceStepPlan", "AceStepLoadPlanner"):
         del straight[node(straight, name)]
     one, two = (song_of(server, each, client.run(each)) for each in (prompt, straight))
     assert np.array_equal(one, two)
+
+
+def test_codes_of_all_plans_count_for_the_pace_which_is_not_in_the_blueprint(client: Client) -> None:
+    prompt = planned(AceStepPlan={"seed": 63, "plans": 3})
+    blueprint = add(prompt, "PreviewAny", source=link(prompt, "AceStepPlan", 2))
+    run = client.run(prompt)
+    (text,) = run.outputs[node(prompt, "AceStepPlan")]["text"]
+    (told,) = run.outputs[blueprint]["text"]
+    assert text.startswith(told + "\n\n")
+    assert re.fullmatch(PACE.format(n=int(3 * SHORT_S * CODE_RATE), unit="codes"), text.removeprefix(told + "\n\n"))
+
+
+# Cancelled.
+
+
+def test_a_cancel_in_mid_plan_ends_the_run_and_the_next_plan_works(client: Client) -> None:
+    told = TOLD | {"duration": 600.0}
+    prompt = planned(AceStepSong=told, AceStepPlan={"seed": 80, "plans": 2})
+    at = node(prompt, "AceStepPlan")
+    run = client.run(prompt, on_message=cancel_at(client, at))
+    assert run.interrupted
+    assert not run.ok
+    assert run.errors == ()
+    shown_last = [message for message in run.progress if message["node"] == at][-1]
+    assert shown_last["value"] < shown_last["max"] == 600 * CODE_RATE
+    assert set(run.executed).isdisjoint({node(prompt, "AceStepCodesText"), node(prompt, "PreviewAny")})
+    assert [n_codes(text) for text in codes_of(client, planned(AceStepPlan={"seed": 80}))] == [SHORT_S * CODE_RATE]
 
 
 # Codes kept.
@@ -200,6 +225,16 @@ def test_a_text_encoder_is_no_planner(client: Client, name: str) -> None:
 def test_a_song_that_says_nothing_is_not_planned(client: Client) -> None:
     prompt = planned(AceStepSong={"caption": "", "lyrics": " \n"})
     assert_fails(client, prompt, "AceStepPlan", "neither caption nor lyrics", "say at least what it should sound like")
+
+
+def test_a_negative_prompt_without_guidance_is_told(client: Client) -> None:
+    prompt = planned(AceStepPlan={"negative": "drums", "cfg_scale": 1.0})
+    assert_fails(client, prompt, "AceStepPlan", "negative works with a cfg_scale above 1, got 1; raise it or leave")
+
+
+def test_lyrics_longer_than_the_planner_reads_are_told(client: Client) -> None:
+    prompt = planned(AceStepSong={"lyrics": 40_000 * "la "})
+    assert_fails(client, prompt, "AceStepPlan", "exceed the planner's 32768; shorten the lyrics or the song")
 
 
 @pytest.mark.parametrize(

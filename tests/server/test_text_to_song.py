@@ -110,7 +110,7 @@ def test_another_seed_runs_only_the_sampler_and_what_follows_it(server: Server, 
     first, second = (text_to_song(AceStepSample={"seed": seed}) for seed in (31, 32))
     one, two = (saved(server, client.run(prompt)) for prompt in (first, second))
     again = client.run(text_to_song(AceStepSample={"seed": 33}))
-    later = tuple(node(first, name) for name in ("AceStepSample", "AceStepDecode", "SaveAudio"))
+    later = tuple(node(first, name) for name in ("AceStepSample", "AceStepDecode", "AceStepSave"))
     assert again.executed == later
     assert again.cached == first.keys() - set(later)
     assert not np.array_equal(listen(one[0]), listen(two[0]))
@@ -207,7 +207,9 @@ def core_prompt(lora: str | None, seed: int) -> Prompt:
         denoise=1.0,
     )
     decoded = add(prompt, "VAEDecodeAudio", samples=[sampled, 0], vae=link(prompt, "AceStepLoadVAE"))
-    prompt[node(prompt, "SaveAudio")]["inputs"]["audio"] = [decoded, 0]
+    inputs = prompt[node(prompt, "AceStepSave")]["inputs"]
+    inputs["audio"] = [decoded, 0]
+    del inputs["latent"]
     for name in ("AceStepSample", "AceStepDecode"):
         del prompt[node(prompt, name)]
     return prompt
@@ -228,7 +230,7 @@ def test_core_encodes_and_tiles_with_our_vae(server: Server, client: Client) -> 
     vae = link(prompt, "AceStepLoadVAE")
     encoded = add(prompt, "VAEEncodeAudio", audio=link(prompt, "AceStepDecode"), vae=vae)
     decoded = add(prompt, "VAEDecodeAudioTiled", samples=[encoded, 0], vae=vae, tile_size=64, overlap=16)
-    prompt[node(prompt, "SaveAudio")]["inputs"]["audio"] = [decoded, 0]
+    prompt[node(prompt, "AceStepSave")]["inputs"]["audio"] = [decoded, 0]
     (path,) = saved(server, client.run(prompt))
     assert len(listen(path)) == n_samples(10)
 

@@ -1,0 +1,262 @@
+"""One thin node a task: sources and settings in, a TASK out. What tasks are is in the core's `tasks`."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..acestep_core.constants import MAX_DURATION_S
+from ..acestep_core.prompts import TRACKS
+from .sockets import CATEGORY, TaskSocket, frame_mask, latent_source
+
+TASKS = f"{CATEGORY}/tasks"
+# As the official interface's Remix tab sets them. Source: ace-step/ACE-Step-1.5, `acestep/ui` (main of 2026-06-26).
+REMIX_STRENGTH, REMIX_NOISE_STRENGTH = 0.0, 0.2
+KEEP_MODES = ["balanced", "conservative", "aggressive"]
+
+
+def _source_input(name: str = "source", tooltip: str = ""):
+    return io.Latent.Input(
+        name, tooltip=tooltip or 'The music to start from: from "ACE-Step Encode Audio" or a sampler.'
+    )
+
+
+def _outputs():
+    return [TaskSocket.Output(display_name="task", tooltip="For Encode Song, and for ACE-Step Decode.")]
+
+
+def _seconds(name: str, default: float, tooltip: str, maximum: float = MAX_DURATION_S):
+    return io.Float.Input(name, default=default, min=0.0, max=maximum, step=0.1, tooltip=tooltip)
+
+
+def _unit(name: str, default: float, tooltip: str):
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def _track_inputs(chosen: tuple[str, ...], verb: str):
+    return [
+        io.Boolean.Input(track, default=track in chosen, tooltip=f"{verb} {track.replace('_', ' ')}.")
+        for track in reversed(TRACKS)
+    ]
+
+
+def _shown(task) -> io.NodeOutput:
+    """Return a task, and where it generates as the text on the node."""
+    from ..acestep_core.constants import FRAME_RATE
+    from ..acestep_core.pipeline.splice import regions
+
+    if task.mask is None:
+        where = f"{task.n_frames / FRAME_RATE:g} s"
+    else:
+        spans = [f"{start / FRAME_RATE:g}–{stop / FRAME_RATE:g} s" for start, stop in regions(task, 0)]
+        where = f"{', '.join(spans) or 'nothing'} of {task.n_frames / FRAME_RATE:g} s"
+    window = "" if task.window_frames >= task.n_frames else f", hearing {task.window_frames / FRAME_RATE:g} s"
+    tracks = ", ".join(track for group in task.tracks for track in group)
+    return io.NodeOutput(task, ui={"text": (f"{task.name}{f' {tracks}' if tracks else ''}: {where}{window}",)})
+
+
+class AceStepCover(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepCover",
+            display_name="ACE-Step Cover",
+            category=TASKS,
+            description="Makes a song anew in another style: its melody and form stay, the caption tells the sound.",
+            search_aliases=["remix", "style transfer", "audio to audio"],
+            inputs=[
+                _source_input(),
+                _unit(
+                    "strength",
+                    1.0,
+                    "Part of the steps that follow the source, 0 to 1. After it the model goes on by the text alone: "
+                    "0.2 for another style, 1 for the same song.",
+                ),
+                _unit(
+                    "noise_strength",
+                    0.0,
+                    "How much of the source's own sound the run starts from, 0 to 1. 0 starts from pure noise.",
+                ),
+                io.Boolean.Input(
+                    "through_codes",
+                    default=True,
+                    tooltip="Hear the source as five codes a second, melody and rhythm only. Off hears it as it is, "
+                    "much closer to the original.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=["custom", "remix"],
+                    default="custom",
+                    tooltip="remix ignores both strengths and takes the official interface's: by the text alone, begun "
+                    "from a fifth of the source's sound.",
+                ),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, source, strength, noise_strength, through_codes, preset):
+        from ..acestep_core.pipeline.tasks import cover
+
+        if preset == "remix":
+            strength, noise_strength = REMIX_STRENGTH, REMIX_NOISE_STRENGTH
+        return _shown(cover(latent_source(source), strength, noise_strength, through_codes))
+
+
+class AceStepRepaint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepRepaint",
+            display_name="ACE-Step Repaint",
+            category=TASKS,
+            description="Makes parts of a song anew and keeps the rest. Several regions take one run.",
+            search_aliases=["inpaint", "edit region", "fix line"],
+            inputs=[
+                _source_input(),
+                io.Mask.Input("mask", tooltip="1 where to generate: from ACE-Step Region, or several of them joined."),
+                io.Combo.Input(
+                    "mode",
+                    options=KEEP_MODES,
+                    default="balanced",
+                    tooltip="How firmly the rest is held while the region forms: conservative through every step, "
+                    "balanced as strength says, aggressive not at all, so that the rest may drift.",
+                ),
+                _unit("strength", 0.5, "In balanced: 0 is conservative, 1 is all but aggressive."),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, source, mask, mode, strength):
+        from ..acestep_core.pipeline.tasks import keep, repaint
+
+        given = latent_source(source)
+        return _shown(repaint(given, frame_mask(mask, given.n_frames), keep(mode, strength)))
+
+
+class AceStepExtend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepExtend",
+            display_name="ACE-Step Extend",
+            category=TASKS,
+            description="Plays on past the end of a song, or leads into its beginning. The song itself stays.",
+            search_aliases=["outpaint", "continue", "longer"],
+            inputs=[
+                _source_input(),
+                _seconds("left", 0.0, "Seconds of new music before the beginning."),
+                _seconds("right", 30.0, "Seconds of new music after the end."),
+                _seconds(
+                    "context",
+                    0.0,
+                    "Seconds of the song that the model hears beside the new part. 0 is as much as fits in 600 s with "
+                    "it; less is faster.",
+                ),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, source, left, right, context):
+        from ..acestep_core.pipeline.tasks import extend
+
+        return _shown(extend(latent_source(source), left, right, context))
+
+
+class AceStepStitch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepStitch",
+            display_name="ACE-Step Stitch",
+            category=TASKS,
+            description="Joins two songs by a passage that leads from one into the other.",
+            search_aliases=["bridge", "transition", "medley", "join"],
+            inputs=[
+                _source_input("first", "The song that comes first."),
+                _source_input("second", "The song that follows."),
+                _seconds("bridge", 10.0, "Seconds of new music between them."),
+                _seconds("overlap", 2.0, "Seconds at the end of one and the beginning of the other to make anew."),
+                _seconds("context", 0.0, "Seconds of either song that the model hears. 0 is as much as fits in 600 s."),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, first, second, bridge, overlap, context):
+        from ..acestep_core.pipeline.tasks import stitch
+
+        return _shown(stitch(latent_source(first), latent_source(second), bridge, overlap, context))
+
+
+class AceStepLego(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepLego",
+            display_name="ACE-Step Lego",
+            category=TASKS,
+            description="Plays a named track to a song, as a stem of its own. Needs a base model.",
+            search_aliases=["add track", "stem", "accompany"],
+            inputs=[
+                _source_input(),
+                io.Combo.Input("track", options=list(reversed(TRACKS)), default="guitar", tooltip="What to play."),
+                io.Mask.Input("mask", optional=True, tooltip="1 where to play; everywhere without one."),
+                io.Boolean.Input(
+                    "keep_outside",
+                    default=True,
+                    optional=True,
+                    tooltip="With a mask: keep the song outside of it. Off leaves there what the model makes of it.",
+                ),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, source, track, mask=None, keep_outside=True):
+        from ..acestep_core.pipeline.tasks import BALANCED, lego
+
+        given = latent_source(source)
+        region = None if mask is None else frame_mask(mask, given.n_frames)
+        return _shown(lego(given, track, region, BALANCED if keep_outside else None))
+
+
+class AceStepExtract(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepExtract",
+            display_name="ACE-Step Extract",
+            category=TASKS,
+            description="Takes tracks out of a mix, each as a take of its own, aligned. Needs a base model.",
+            search_aliases=["stems", "separate", "isolate"],
+            inputs=[_source_input(), *_track_inputs(("vocals",), "Extract the")],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, source, **wanted):
+        from ..acestep_core.pipeline.tasks import extract
+
+        return _shown(extract(latent_source(source), tuple(track for track, on in wanted.items() if on)))
+
+
+class AceStepComplete(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepComplete",
+            display_name="ACE-Step Complete",
+            category=TASKS,
+            description="Plays the missing parts to a stem, such as a backing track to a voice. Needs a base model.",
+            search_aliases=["accompaniment", "backing track", "vocal2bgm"],
+            inputs=[_source_input(), *_track_inputs((), "Complete with")],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, source, **wanted):
+        from ..acestep_core.pipeline.tasks import complete
+
+        return _shown(complete(latent_source(source), tuple(track for track, on in wanted.items() if on)))
