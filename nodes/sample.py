@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import MAX_SEED, MAX_TAKES
 from ..acestep_core.pipeline.guidance import METHODS
-from ..acestep_core.pipeline.options import Options, official, parse_seeds, parse_timesteps
+from ..acestep_core.pipeline.morph import Morph
+from ..acestep_core.pipeline.options import Options, Retake, official, parse_seeds, parse_timesteps
 from ..acestep_core.pipeline.sample import SOLVERS, SamplerSettings
 from ..acestep_core.pipeline.schedule import MAX_SHIFT, MAX_STEPS
 from ..acestep_core.pipeline.wavelet import MODES, Dcw
@@ -23,7 +26,7 @@ class AceStepSamplerOptions(io.ComfyNode):
             display_name="ACE-Step Sampler Options",
             category=GENERATE,
             description="Settings most songs do not need. Every default changes nothing.",
-            search_aliases=["apg", "adg", "heun", "sde", "timesteps", "dcw"],
+            search_aliases=["apg", "adg", "heun", "sde", "timesteps", "dcw", "retake", "morph", "flow edit"],
             inputs=[
                 io.Combo.Input(
                     "guidance_method",
@@ -113,6 +116,85 @@ class AceStepSamplerOptions(io.ComfyNode):
                     " for turbo models: the double wavelet correction.",
                     advanced=True,
                 ),
+                io.Float.Input(
+                    "retake_variance",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How far each take turns towards that of the retake seed. 0 is off, 0.05 to 0.15 is subtle,"
+                    " 1 is the other take.",
+                ),
+                io.Int.Input(
+                    "retake_seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    optional=True,
+                    tooltip="Second seed of the first take; the next takes count up from it. Does nothing while "
+                    "retake_variance is 0.",
+                ),
+                io.Float.Input(
+                    "latent_shift",
+                    default=0.0,
+                    min=-0.2,
+                    max=0.2,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Added to the finished latents, not to parts that are kept. 0 is off; -0.04 can help "
+                    "against distortion.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "latent_rescale",
+                    default=1.0,
+                    min=0.5,
+                    max=1.5,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The finished latents are multiplied by it before the shift, but not parts that are kept. "
+                    "1 is off; 0.91 can help against clipping.",
+                    advanced=True,
+                ),
+                io.Conditioning.Input(
+                    "morph_from",
+                    optional=True,
+                    tooltip="From Encode Song: what the song in the sampler's latent is now. It then turns into what "
+                    "the sampler's conditioning says. Euler, apg or cfg, and no wavelet correction.",
+                ),
+                io.Float.Input(
+                    "morph_start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Part of the steps that a morph leaves out, from the noisy end. Higher stays closer to the "
+                    "song. Needs morph_from.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "morph_end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Part of the steps after which the new words alone go on. Lower follows them more. Needs "
+                    "morph_from.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "morph_samples",
+                    default=1,
+                    min=1,
+                    max=8,
+                    optional=True,
+                    tooltip="Draws of noise that a morph averages in each step, 1 to 8. More is steadier and takes as "
+                    "many times longer. Needs morph_from.",
+                    advanced=True,
+                ),
             ],
             outputs=[OptionsSocket.Output(display_name="options", tooltip="For the ACE-Step sampler.")],
         )
@@ -131,13 +213,26 @@ class AceStepSamplerOptions(io.ComfyNode):
         velocity_limit,
         velocity_ema,
         preset,
+        retake_variance=0.0,
+        retake_seed=0,
+        latent_shift=0.0,
+        latent_rescale=1.0,
+        morph_from=None,
+        morph_start=0.0,
+        morph_end=1.0,
+        morph_samples=1,
     ):
         if preset == "official turbo":
-            return io.NodeOutput(official(is_turbo=True))
-        dcw = Dcw(dcw_mode, dcw_scale, dcw_high_scale)
-        settings = SamplerSettings(solver, norm_limit=velocity_limit, ema=velocity_ema, dcw=dcw)
-        interval = (guidance_start, guidance_end)
-        return io.NodeOutput(Options(guidance_method, interval, settings, parse_timesteps(timesteps)))
+            chosen = official(is_turbo=True)
+        else:
+            dcw = Dcw(dcw_mode, dcw_scale, dcw_high_scale)
+            settings = SamplerSettings(solver, norm_limit=velocity_limit, ema=velocity_ema, dcw=dcw)
+            interval = (guidance_start, guidance_end)
+            chosen = Options(guidance_method, interval, settings, parse_timesteps(timesteps))
+        morph = Morph(morph_from, morph_start, morph_end, morph_samples) if morph_from else None
+        settings = replace(chosen.settings, latent_shift=latent_shift, latent_rescale=latent_rescale)
+        retake = Retake(retake_seed, retake_variance)
+        return io.NodeOutput(replace(chosen, settings=settings, retake=retake, morph=morph))
 
 
 class AceStepSample(io.ComfyNode):
@@ -154,7 +249,8 @@ class AceStepSample(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="From Encode Song."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="Gives the length. Frames outside its noise mask, if it has one, are kept.",
+                    tooltip="Gives the length. Frames outside its noise mask, if it has one, are kept. For a morph, "
+                    "the song to begin from.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -19,11 +19,13 @@ from .wavelet import Dcw, correct
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Where the model is asked: noise level, index of the step, and whether this is Heun's second look."""
+    """Where the model is asked: noise level, index of the step, whether this is Heun's second look, and whether
+    a morph asks for the prompt it comes from."""
 
     t: float
     step: int
     corrector: bool = False
+    origin: bool = False
 
 
 Velocity = Callable[[Tensor, Evaluation], Tensor]
@@ -35,7 +37,8 @@ class SamplerSettings:
     """What a sampler does besides following the schedule; every default does nothing.
 
     norm_limit: largest ‖v‖ as a multiple of ‖x‖, 0 = none. ema: part of the previous velocity kept, 0 to 1.
-    heun_last: let Heun look at t = 0 too, as base and sft checkpoints do and turbo ones do not.
+    heun_last: let Heun look at t = 0 too, as base and sft checkpoints do and turbo ones do not. latent_rescale,
+    latent_shift: the finished latents are multiplied by the one, then the other is added.
     """
 
     solver: str = "euler"
@@ -43,6 +46,8 @@ class SamplerSettings:
     ema: float = 0.0
     dcw: Dcw = field(default_factory=Dcw)
     heun_last: bool = False
+    latent_shift: float = 0.0
+    latent_rescale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -51,6 +56,8 @@ class SamplerSettings:
             raise ValueError(f"velocity norm limit must be 0 (off) or above, got {self.norm_limit:g}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"velocity EMA must be 0 (off) to below 1, got {self.ema:g}")
+        if not self.latent_rescale > 0:
+            raise ValueError(f"latent rescale must be above 0, 1 is off, got {self.latent_rescale:g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +124,7 @@ def sample(
             x = torch.where(preserve.inside[..., None], x, mix(noise, preserve.source, t_next))
         if on_step is not None:
             on_step(index, data)
-    return x if preserve is None else blend(x, preserve)
+    return finish(x, settings, preserve)
 
 
 def mix(noise: Tensor, data: Tensor, t: float) -> Tensor:
@@ -129,6 +136,13 @@ def limit_norm(v: Tensor, x: Tensor, limit: float) -> Tensor:
     """Return v scaled down, item by item, to at most limit times the norm of x."""
     size = v.flatten(1).norm(dim=1)[:, None, None] + 1e-10
     return v * torch.clamp(limit * (x.flatten(1).norm(dim=1)[:, None, None] + 1e-10) / size, max=1.0)
+
+
+def finish(x: Tensor, settings: SamplerSettings, preserve: Preserve | None) -> Tensor:
+    """Return what a run leaves: x rescaled and shifted, and then what is kept put back, which neither touches."""
+    if (settings.latent_rescale, settings.latent_shift) != (1, 0):
+        x = x * settings.latent_rescale + settings.latent_shift
+    return x if preserve is None else blend(x, preserve)
 
 
 def blend(x: Tensor, preserve: Preserve) -> Tensor:

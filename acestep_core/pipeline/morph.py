@@ -1,0 +1,144 @@
+"""Morph (flow-edit): turns a song from one prompt towards another without making it anew.
+
+Both prompts are asked about the song under the same noise, and only the difference of their velocities moves it,
+so that what they agree on stays. `velocity` learns through `Evaluation.origin` which prompt is asked.
+Source: ace-step/ACE-Step-1.5, `acestep/models/common/flow_edit.py` and `flow_edit_helpers.py` (main of
+2026-06-26), which knows Euler's steps and APG alone; FlowEdit: Kulikov et al., 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .guidance import Guidance, apg, cfg
+from .sample import Evaluation, FreshNoise, Preserve, SamplerSettings, Velocity, finish, limit_norm, mix
+
+
+@dataclass(frozen=True, eq=False)
+class Morph:
+    """From which prompt, in which part of the steps, by how many draws of noise in each.
+
+    origin: the prompt of the song as it is, in whatever form the host has its conditions. start: part of the
+    steps that are left out, so that the song stays closer. end: part after which the target prompt goes on alone.
+    """
+
+    origin: object
+    start: float = 0.0
+    end: float = 1.0
+    n_draws: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise ValueError(f"a morph must satisfy 0 ≤ start ≤ end ≤ 1, got {self.start:g} to {self.end:g}")
+        if self.n_draws < 1:
+            raise ValueError(f"a morph needs at least 1 sample of noise a step, got {self.n_draws}")
+
+    def steps(self, n_steps: int) -> range:
+        """Return the steps of n_steps in which both prompts are asked."""
+        return range(int(n_steps * self.start), int(n_steps * self.end))
+
+
+def morph(
+    velocity: Velocity,
+    source: Tensor,
+    levels: Sequence[float],
+    change: Morph,
+    settings: SamplerSettings,
+    fresh_noise: FreshNoise,
+    *,
+    preserve: Preserve | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Return clean latents [B, T, 64] turned from the origin prompt to the target, along levels that fall to 0.
+
+    Of the settings, the limit, the EMA and what is done at the end apply. Where `preserve` keeps, the song stays
+    itself in every step. on_step(index, the song so far) is called after each step that is not left out.
+    """
+    n_steps, steps = len(levels) - 1, change.steps(len(levels) - 1)
+    origin, target = (_Branch(velocity, settings, is_origin) for is_origin in (True, False))
+    kept = None if preserve is None else ~preserve.inside[..., None]
+    song = source  # morphed so far, and always without noise
+    for index in steps:
+        t, t_next = levels[index], levels[index + 1]
+        noised = [mix(fresh_noise(), source, t) for _ in range(change.n_draws)]
+        before = origin(noised, t, index)
+        after = target([x + (song - source) for x in noised], t, index)
+        song = _keep(song + (t_next - t) * (after - before), kept, source)
+        if on_step is not None:
+            on_step(index, song)
+    if steps.stop == n_steps:
+        return finish(song, settings, preserve)
+
+    noise = fresh_noise()
+    x = mix(noise, source, levels[steps.stop]) + (song - source)
+    for index in range(steps.stop, n_steps):
+        t, t_next = levels[index], levels[index + 1]
+        v = target([x], t, index)
+        data = x - t * v
+        x = _keep(x - v * (t - t_next), kept, mix(noise, source, t_next))
+        if on_step is not None:
+            on_step(index, data)
+    return finish(x, settings, preserve)
+
+
+class MorphGuide:
+    """Guidance of both prompts. Each has an APG momentum of its own, from which all draws of a step start;
+    with the step it advances once, by the mean of what the draws differ by.
+    """
+
+    def __init__(self, guidance: Guidance) -> None:
+        self.guidance = guidance
+        self._momenta = {is_origin: _Momentum() for is_origin in (True, False)}
+
+    def __call__(self, cond: Tensor, uncond: Tensor, at: Evaluation) -> Tensor:
+        """Return the guided velocity [B, T, 64] of predictions for one prompt and one draw of noise."""
+        if self.guidance.method == "cfg":
+            return cfg(cond, uncond, self.guidance.scale)
+        momentum = self._momenta[at.origin]
+        guided, advanced = apg(cond, uncond, self.guidance.scale, momentum.before(at.step))
+        momentum.draws.append(advanced)
+        return guided
+
+
+class _Momentum:
+    """A momentum that holds still within a step."""
+
+    def __init__(self) -> None:
+        self.draws: list[Tensor] = []
+        self._step = -1
+        self._settled: Tensor | None = None
+
+    def before(self, step: int) -> Tensor | None:
+        """Return the momentum that a step begins with; the draws of the step before have settled by then."""
+        if step != self._step and self.draws:
+            # Momentum is linear: the mean of the advanced ones is one advanced by the mean difference.
+            self._settled, self.draws = torch.stack(self.draws).mean(0), []
+        self._step = step
+        return self._settled
+
+
+class _Branch:
+    """One prompt's velocities: limited look by look, averaged over the looks of a step, smoothed over the steps."""
+
+    def __init__(self, velocity: Velocity, settings: SamplerSettings, is_origin: bool) -> None:
+        self._velocity, self._settings, self._is_origin = velocity, settings, is_origin
+        self._previous: Tensor | None = None
+
+    def __call__(self, looks: Sequence[Tensor], t: float, step: int) -> Tensor:
+        v = torch.stack([self._look(x, Evaluation(t, step, origin=self._is_origin)) for x in looks]).mean(0)
+        if self._settings.ema and self._previous is not None:
+            v = (1 - self._settings.ema) * v + self._settings.ema * self._previous
+        self._previous = v
+        return v
+
+    def _look(self, x: Tensor, at: Evaluation) -> Tensor:
+        v = self._velocity(x, at)
+        return limit_norm(v, x, self._settings.norm_limit) if self._settings.norm_limit else v
+
+
+def _keep(x: Tensor, kept: Tensor | None, source: Tensor) -> Tensor:
+    return x if kept is None else torch.where(kept, source, x)
