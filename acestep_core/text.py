@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .constants import END_OF_TEXT_ID, MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS
+from .pieces import pieces
 from .prompts import lyric_header, lyric_text
 from .types import SongSpec
 
@@ -39,10 +40,11 @@ class Ids:
 
 @dataclass(frozen=True, eq=False)
 class LyricIds:
-    """Token ids of lyrics [1, L], and how many of the first belong to the header, not to the words."""
+    """Token ids of lyrics [1, L], how many of the first belong to the header, and the text of each word token."""
 
     tokens: Ids
     n_header: int
+    pieces: tuple[str, ...] = ()
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -74,7 +76,8 @@ def lyric_ids(tokenizer: Tokenizer, song: SongSpec) -> LyricIds:
     if n_tokens > MAX_LYRIC_TOKENS:
         raise ValueError(f"the lyrics are {n_tokens} tokens long and the model reads {MAX_LYRIC_TOKENS}; shorten them")
     n_header = len(tokenizer.encode(lyric_header(song), add_special_tokens=False).ids)
-    return LyricIds(_padded([_encode(tokenizer, text, MAX_LYRIC_TOKENS)]), n_header)
+    ids = _encode(tokenizer, text, MAX_LYRIC_TOKENS)
+    return LyricIds(_padded([ids]), n_header, pieces(tokenizer, ids[n_header : ids.index(END_OF_TEXT_ID)]))
 
 
 def _encode(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:

@@ -120,6 +120,7 @@ class AceStepModel(comfy.model_base.ACEStep15):
             self, config, comfy.model_base.ModelType.FLOW, device=device, unet_model=network
         )
         self.variant, self.variant_known = file.variant, file.variant_known
+        self.alignment_heads = file.alignment_heads
         self.silence = silence
 
     def extra_conds(self, **kwargs):

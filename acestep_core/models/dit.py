@@ -8,8 +8,9 @@ Source: ace-step/ACE-Step-1.5, `acestep/models/{turbo,base,xl_turbo,xl_base}/mod
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ CONTEXT_CHANNELS = 2 * LATENT_CHANNELS  # source latents, then the chunk mask
 N_SINUSOIDS = 256
 TIMESTEP_SCALE = 1000.0
 N_MODULATIONS = 6  # shift, scale, gate of self-attention, then of the MLP
+
+Watch = Callable[[Tensor], None]  # shown the queries [B, H, S, D] of a layer's cross-attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +86,18 @@ class DiTLayer(nn.Module):
         self.scale_shift_table = build.parameter(1, N_MODULATIONS, shape.width)
 
     def forward(
-        self, x: Tensor, terms: Tensor, at: Positions, kv: tuple[Tensor, Tensor], mask: Tensor | None
+        self,
+        x: Tensor,
+        terms: Tensor,
+        at: Positions,
+        kv: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        watch: Watch | None = None,
     ) -> Tensor:
         terms = (cast(self.scale_shift_table, x) + terms)[:, :, None]
         shift_sa, scale_sa, gate_sa, shift_mlp, scale_mlp, gate_mlp = terms.unbind(1)
         x = torch.addcmul(x, gate_sa, self.self_attn(_modulate(self.self_attn_norm(x), shift_sa, scale_sa), at))
-        x = x + self._cross(self.cross_attn_norm(x), kv, mask)
+        x = x + self._cross(self.cross_attn_norm(x), kv, mask, watch)
         return torch.addcmul(x, gate_mlp, self.mlp(_modulate(self.mlp_norm(x), shift_mlp, scale_mlp)))
 
     def cross_kv(self, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +105,12 @@ class DiTLayer(nn.Module):
         k, v = self.cross_attn.keys_values(states)
         return k.transpose(1, 2), v.transpose(1, 2)
 
-    def _cross(self, x: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _cross(self, x: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None, watch: Watch | None = None) -> Tensor:
         attn = self.cross_attn
-        out: Tensor = attn.ops.attention(attn.queries(x).transpose(1, 2), *kv, mask)
+        queries = attn.queries(x).transpose(1, 2)
+        if watch is not None:
+            watch(queries)
+        out: Tensor = attn.ops.attention(queries, *kv, mask)
         return attn.merge(out.transpose(1, 2))
 
 
@@ -133,14 +145,14 @@ class DiT(nn.Module):
         at_t, at_zero = self.time_embed(t, dtype), self.time_embed_r(torch.zeros_like(t[:1]), dtype)
         return Modulation(at_t.embedding + at_zero.embedding, at_t.terms + at_zero.terms)
 
-    def cross_kv(self, states: Tensor, real: Tensor | None = None) -> CrossKV:
-        """Return what every layer attends to, from packed condition states [B, L, E].
+    def cross_kv(self, states: Tensor, real: Tensor | None = None, n_layers: int | None = None) -> CrossKV:
+        """Return what every layer, or the first n_layers, attends to, from packed condition states [B, L, E].
 
         real [B, L] marks tokens that are not padding. The official code ignores it; hiding the padding
         keeps a take in a batch equal to the take alone, and changes nothing where no padding is.
         """
         states = self.condition_embedder(states)
-        layers = tuple(layer.cross_kv(states) for layer in self.layers)  # type: ignore[operator]
+        layers = tuple(layer.cross_kv(states) for layer in self.layers[:n_layers])  # type: ignore[operator]
         return CrossKV(layers, key_mask(real, states.dtype))
 
     def forward(self, x: Tensor, context: Tensor, modulation: Modulation, cross: CrossKV) -> Tensor:
@@ -150,15 +162,61 @@ class DiT(nn.Module):
         modulation has one row or B.
         """
         n_frames = x.shape[1]
-        # An odd length gains one frame of zeros on all 192 channels.
-        frames = F.pad(torch.cat((context, x), dim=-1), (0, 0, 0, n_frames % PATCH_FRAMES))
-        tokens = self.proj_in(frames.transpose(1, 2)).transpose(1, 2)
+        tokens = self._patches(x, context)
         at = positions(tokens, self.shape)
         for layer, kv in zip(self.layers, cross.layers, strict=True):
             tokens = layer(tokens, modulation.terms, at, kv, cross.mask)
         shift, scale = (cast(self.scale_shift_table, tokens) + modulation.embedding[:, None])[:, :, None].unbind(1)
         tokens = _modulate(self.norm_out(tokens), shift, scale)
         return self.proj_out(tokens.transpose(1, 2)).transpose(1, 2)[:, :n_frames]
+
+    def attention(
+        self,
+        x: Tensor,
+        context: Tensor,
+        modulation: Modulation,
+        cross: CrossKV,
+        heads: Sequence[tuple[int, int]],
+        keys: slice,
+    ) -> Tensor:
+        """Return how much every patch attends to some condition tokens, float32 [B, len(heads), n_keys, S].
+
+        heads are (layer, head) from shallow to deep; layers below the last are not run. The share is of all
+        condition tokens, those outside keys included. One head's share of all tokens exists at a time.
+        """
+        tokens = self._patches(x, context)
+        at = positions(tokens, self.shape)
+        wanted = range(cross.layers[0][0].shape[2])[keys]
+        found = torch.empty(len(x), len(heads), len(wanted), tokens.shape[1], device=x.device)
+        needed = cross.layers[: heads[-1][0] + 1]
+        for index, (layer, kv) in enumerate(zip(self.layers, needed, strict=False)):
+            rows = [(row, head) for row, (of, head) in enumerate(heads) if of == index]
+            watch = partial(_look, key=kv[0], mask=cross.mask, rows=rows, keys=keys, found=found)
+            tokens = layer(tokens, modulation.terms, at, kv, cross.mask, watch)
+        return found
+
+    def _patches(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the tokens [B, ceil(T/2), width] of noisy latents and their context."""
+        # An odd length gains one frame of zeros on all 192 channels.
+        frames = F.pad(torch.cat((context, x), dim=-1), (0, 0, 0, x.shape[1] % PATCH_FRAMES))
+        return self.proj_in(frames.transpose(1, 2)).transpose(1, 2)
+
+
+def _look(
+    queries: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    rows: Sequence[tuple[int, int]],
+    keys: slice,
+    found: Tensor,
+) -> None:
+    """Write what some heads of queries [B, H, S, D] attend to into their rows of found [B, rows, n_keys, S]."""
+    n_sharing = queries.shape[1] // key.shape[1]  # query heads to a key head
+    for row, head in rows:
+        scores = queries[:, head] @ key[:, head // n_sharing].mT * queries.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores + mask[:, 0]
+        found[:, row] = scores.softmax(-1, dtype=torch.float32)[..., keys].mT
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""What is sung when: lines, words and sections of lyrics, with times and confidence.
+
+Lyrics come as pieces, the text of each token. A line ends with the token that holds its line break; a line in
+square brackets is a tag and names the section that follows. Writing them to files is for `subtitles`.
+Source: ace-step/ACE-Step-1.5, `acestep/core/scoring/dit_alignment.py`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .alignment import Path
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """A word and when it is sung, in seconds."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class TimedLine:
+    """A line, when it is sung, and how surely, 0 to 1.
+
+    section: what the last tag said, such as "Chorus". is_tag: the line is a tag itself; it has no words.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+    words: tuple[TimedWord, ...] = ()
+    section: str = ""
+    is_tag: bool = False
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Text and the tokens it is made of."""
+
+    text: str
+    tokens: range
+
+
+@dataclass(frozen=True)
+class Lyrics:
+    """The text of every token of the words of a song, header and end of text left out."""
+
+    pieces: tuple[str, ...]
+
+    @cached_property
+    def sung(self) -> tuple[bool, ...]:
+        """Return which tokens belong to no tag. A line break counts as sung, as in the official code."""
+        found, in_tag = [], False
+        for piece in self.pieces:
+            in_tag = in_tag or "[" in piece
+            found.append(not in_tag)
+            in_tag = in_tag and "]" not in piece
+        return tuple(found)
+
+    @property
+    def is_wordless(self) -> bool:
+        """Tell whether there is nothing to align: no lyrics, or tags alone, as [Instrumental]."""
+        return not any(
+            sung and any(map(str.isalnum, piece)) for sung, piece in zip(self.sung, self.pieces, strict=True)
+        )
+
+    @cached_property
+    def lines(self) -> tuple[Stretch, ...]:
+        """Return the lines that show anything; each holds the token with its line break."""
+        ends = [index + 1 for index, piece in enumerate(self.pieces) if "\n" in piece]
+        bounds = [0, *ends, len(self.pieces)]
+        stretches = (range(start, end) for start, end in pairwise(bounds))
+        lines = (Stretch("".join(self.pieces[t.start : t.stop]).strip(), t) for t in stretches)
+        return tuple(line for line in lines if line.text)
+
+    def words(self, tokens: range) -> tuple[Stretch, ...]:
+        """Return the words among tokens. A word begins behind a space; in scripts without, with every token."""
+        found: list[Stretch] = []
+        before = " "
+        for start, piece, index in _whole_pieces(self.pieces, tokens):
+            text = piece.strip()
+            if text and (not found or _parts(before, piece)):
+                found.append(Stretch(text, range(start, index + 1)))
+            elif text:
+                found[-1] = Stretch(found[-1].text + text, range(found[-1].tokens.start, index + 1))
+            before = piece
+        return tuple(found)
+
+
+def timed_lines(lyrics: Lyrics, path: Path, energy: Tensor, duration_s: float) -> tuple[TimedLine, ...]:
+    """Return the lines with the times at which a path passes them; energy [N, F] tells how surely.
+
+    An end is that of the last frame. The official one is where the last frame begins, so that what lasts one
+    frame would last no time.
+    """
+    first, last = path.spans()
+    frame_s = duration_s / energy.shape[1]
+    starts, ends = first * frame_s, (last + 1) * frame_s
+    # A token's peak, not its mean: the path gives a solo's frames to some token, which sings no worse for that.
+    peaks = np.maximum.reduceat(energy.double().numpy()[path.tokens, path.frames], _changes(path.tokens))
+    timed, section = [], ""
+    for line in lyrics.lines:
+        is_tag = line.text.startswith("[") and line.text.endswith("]")
+        section = line.text[1:-1].strip() if is_tag else section
+        words = () if is_tag else lyrics.words(line.tokens)
+        visible = [token for token in line.tokens if lyrics.pieces[token].strip()]
+        timed.append(
+            TimedLine(
+                text=line.text,
+                start_s=float(starts[line.tokens.start]),
+                end_s=float(ends[line.tokens[-1]]),
+                confidence=float(peaks[visible].mean()),
+                words=tuple(_timed_word(word, starts, ends) for word in words),
+                section=section,
+                is_tag=is_tag,
+            )
+        )
+    return tuple(timed)
+
+
+def _timed_word(word: Stretch, starts: Floats, ends: Floats) -> TimedWord:
+    return TimedWord(word.text, float(starts[word.tokens.start]), float(ends[word.tokens[-1]]))
+
+
+def _changes(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each token of a path begins."""
+    return np.flatnonzero(np.diff(tokens, prepend=-1))
+
+
+def _whole_pieces(pieces: Sequence[str], tokens: range) -> Iterator[tuple[int, str, int]]:
+    """Return (first token, text, last token) of pieces that show; those without text belong to the next."""
+    start = tokens.start
+    for index in tokens:
+        if pieces[index]:
+            yield start, pieces[index], index
+            start = index + 1
+
+
+def _parts(before: str, piece: str) -> bool:
+    """Tell whether a word ends between two pieces."""
+    if before[-1].isspace() or piece[0].isspace() or _stands_alone(piece[0]):
+        return True
+    return piece[0].isalnum() and _stands_alone(before[-1])
+
+
+def _stands_alone(character: str) -> bool:
+    """Tell whether a character's script puts no spaces between words, as Chinese and Japanese do."""
+    wide = unicodedata.east_asian_width(character) in "WF"
+    return wide and character.isalnum() and not unicodedata.name(character, "").startswith("HANGUL")
