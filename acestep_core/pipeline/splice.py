@@ -26,15 +26,14 @@ Decode = Callable[[Tensor], Tensor]  # latents [1, n, 64] to audio [1, 2, n · S
 
 def can_splice(task: Task | None) -> bool:
     """Tell whether a task keeps part of its sources and their recordings are at hand."""
-    if task is None or task.keep is None or task.mask is None:
+    if task is None or task.mask is None or (task.keep is None and not task.keeps_all):
         return False
     return all(source.waveform is not None for source in task.sources)
 
 
 def splice(latents: Tensor, task: Task, row: int, decode: Decode) -> Tensor:
     """Return the audio [2, S] of canvas latents [n_frames, 64] of a row, its sources' samples kept."""
-    assert task.keep is not None
-    fade = round(task.keep.crossfade_s * SAMPLE_RATE)
+    fade = 0 if task.keep is None else round(task.keep.crossfade_s * SAMPLE_RATE)
     audio = recordings(task, row)
     spans = regions(task, row)
     for start, stop in windows(spans, -(-fade // SAMPLES_PER_FRAME) + DECODE_MARGIN, task.n_frames):
