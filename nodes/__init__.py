@@ -10,6 +10,7 @@ from .edit_codes import AceStepEditCodes
 from .encode import AceStepEncode
 from .example import AceStepExampleSong
 from .load import AceStepLoadModel, AceStepLoadPlanner, AceStepLoadTextEncoder, AceStepLoadVAE
+from .lora import AceStepLoadLora
 from .plan import AceStepFormat, AceStepIdea, AceStepPlan, AceStepUnderstand
 from .region import AceStepRegion
 from .sample import AceStepSample, AceStepSamplerOptions
@@ -60,6 +61,7 @@ NODES: list[type[io.ComfyNode]] = [
     AceStepSample,
     AceStepDecode,
     AceStepSave,
+    AceStepLoadLora,
 ]
 
 

@@ -35,7 +35,7 @@ class AceStepEncodeAudio(io.ComfyNode):
     def execute(cls, vae, audio):
         from ..acestep_core.constants import SAMPLE_RATE
         from ..acestep_core.recording import whole_frames
-        from .sockets import WAVEFORM_KEY, latent
+        from .sockets import recorded_latent
         from .vae import encode
 
         waveform = _recording(audio)
@@ -43,7 +43,7 @@ class AceStepEncodeAudio(io.ComfyNode):
         n_items, n_frames, _ = samples.shape
         text = f"{waveform.shape[-1] / SAMPLE_RATE:.2f} s, {n_frames} frames, from {audio['sample_rate']} Hz"
         text = text if n_items == 1 else f"{n_items} recordings of {text}"
-        return io.NodeOutput({**latent(samples, ()), WAVEFORM_KEY: waveform.cpu()}, ui={"text": (text,)})
+        return io.NodeOutput(recorded_latent(samples, waveform), ui={"text": (text,)})
 
 
 class AceStepTokenize(io.ComfyNode):

@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..acestep_core.bars import UNITS, in_seconds
 from ..acestep_core.constants import FRAME_RATE, SAMPLE_RATE
-from .sockets import CATEGORY, WAVEFORM_KEY, SongSocket
+from .sockets import CATEGORY, SongSocket, recording_of
 
 # What a field takes at most, in seconds or bars; the latent itself sets the limit that matters.
 MAX_LENGTH = 3_600.0
@@ -103,7 +103,8 @@ def _heard(latent: dict, audio: dict | None):
 
     if audio is not None and audio["waveform"].numel():
         return audio["waveform"][0], audio["sample_rate"]
-    if WAVEFORM_KEY in latent:
-        return latent[WAVEFORM_KEY][0], SAMPLE_RATE
+    recording = recording_of(latent)
+    if recording is not None:
+        return recording[0], SAMPLE_RATE
     size = latent_samples(latent)[0].float().square().mean(-1).sqrt()
     return torch.stack((size, -size)), FRAME_RATE

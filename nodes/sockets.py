@@ -22,14 +22,30 @@ OptionsSocket = io.Custom("ACESTEP_OPTIONS")
 
 # Our entry in core's LATENT dict (tuple of Take) and in core's conditioning dict (Encoding).
 ACESTEP_KEY = "acestep"
-# In core's LATENT dict: the recording [B, 2, S] at 48 kHz that the latents were encoded from.
+# In core's LATENT dict: the recording [B, 2, S] at 48 kHz that the latents were encoded from, and these latents:
+# core's samplers hand every key on, beside samples that are no longer the recording's.
 WAVEFORM_KEY = "acestep_waveform"
+RECORDED_KEY = "acestep_recorded"
 CATEGORY = "audio/ACE-Step"
 
 
 def latent(samples: torch.Tensor, takes: tuple[Take, ...]) -> dict:
     """Return core's LATENT of samples [B, T, 64] and where each came from."""
     return {"samples": samples.transpose(1, 2).contiguous(), "type": "audio", ACESTEP_KEY: takes}
+
+
+def recorded_latent(samples: torch.Tensor, waveform: torch.Tensor) -> dict:
+    """Return core's LATENT of samples [B, T, 64] that remembers the recording [B, 2, S] they were encoded from."""
+    made = latent(samples, ())
+    return {**made, WAVEFORM_KEY: waveform.cpu(), RECORDED_KEY: made["samples"]}
+
+
+def recording_of(value: dict) -> torch.Tensor | None:
+    """Return the recording [B, 2, S] of core's LATENT, None without one or where its samples have changed since."""
+    recorded = value.get(RECORDED_KEY)
+    if recorded is not None and not torch.equal(recorded, value["samples"]):
+        return None
+    return value.get(WAVEFORM_KEY)
 
 
 def latent_samples(value: dict) -> torch.Tensor:
@@ -62,7 +78,7 @@ def latent_source(value: dict) -> Source:
 
     Raises ValueError as latent_samples does.
     """
-    return Source(latent_samples(value), waveform=value.get(WAVEFORM_KEY))
+    return Source(latent_samples(value), waveform=recording_of(value))
 
 
 def frame_mask(mask: torch.Tensor, n_frames: int) -> torch.Tensor:

@@ -64,7 +64,7 @@ RESULT_ROOM = {
     "AceStepUnderstand": 260,
     "AceStepEncodeAudio": 50,
     "AceStepReference": 50,
-    "AceStepRegion": 130,
+    "AceStepRegion": 180,
     "AceStepEditCodes": 50,
     "AceStepDecode": 50,
     "AceStepSave": 110,

@@ -34,15 +34,14 @@ class Rule:
     """What sets a task apart.
 
     instruction: the key of the sentence the model is told. hints: the model hears the source through the
-    tokenizer, five frames to a code. erases: inside the region the source is silenced. keeps: outside the
-    region the source comes back. codes: whether audio codes "win" over the source, go "inside" the region, or
-    are "refused". needs_base: only base checkpoints were trained on it.
+    tokenizer, five frames to a code. erases: inside the region the source is silenced. codes: whether audio codes
+    "win" over the source, go "inside" the region, or are "refused". needs_base: only base checkpoints were
+    trained on it.
     """
 
     instruction: str
     hints: bool = False
     erases: bool = False
-    keeps: bool = False
     codes: str = "refused"
     needs_base: bool = False
 
@@ -50,10 +49,10 @@ class Rule:
 RULES = {
     "cover": Rule("cover", hints=True, codes="win"),
     "cover-nofsq": Rule("cover-nofsq", codes="win"),
-    "repaint": Rule("repaint", erases=True, keeps=True, codes="inside"),
-    "extend": Rule("repaint", erases=True, keeps=True, codes="inside"),
-    "stitch": Rule("repaint", erases=True, keeps=True, codes="inside"),
-    "lego": Rule("lego", keeps=True, needs_base=True),
+    "repaint": Rule("repaint", erases=True, codes="inside"),
+    "extend": Rule("repaint", erases=True, codes="inside"),
+    "stitch": Rule("repaint", erases=True, codes="inside"),
+    "lego": Rule("lego", needs_base=True),
     "extract": Rule("extract", needs_base=True),
     "complete": Rule("complete", needs_base=True),
 }
@@ -321,8 +320,11 @@ def stitch(first: Source, second: Source, bridge_s: float, overlap_s: float = 0.
 
 def lego(source: Source, track: str, mask: Tensor | None = None, kept: Keep | None = BALANCED) -> Task:
     """Return the task of adding a named track; inside mask [1 or B, n_frames] only, where one is given."""
-    kept = None if mask is None else kept
-    return Task("lego", (source,), source.n_frames, mask, tracks=((track,),), keep=kept)
+    if mask is None:
+        return Task("lego", (source,), source.n_frames, tracks=((track,),))
+    _check_mask(mask, source.n_frames, source.latents.shape[0])
+    window = _window(*_span(mask), source.n_frames)
+    return Task("lego", (source,), source.n_frames, mask, window, ((track,),), keep=kept)
 
 
 def extract(source: Source, tracks: tuple[str, ...]) -> Task:

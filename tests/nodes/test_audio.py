@@ -219,6 +219,13 @@ def test_the_node_tells_length_frames_and_rate(vae, n_items: int, text: str) -> 
     assert AceStepEncodeAudio.execute(vae, audio(given, 44_100)).ui == {"text": (text,)}
 
 
+def test_latents_that_were_sampled_again_are_no_longer_the_recording(vae) -> None:
+    encoded = encode(vae, audio(music(48_000)))
+    assert latent_source(encoded).waveform is encoded[WAVEFORM_KEY]
+    sampled = {**encoded, "samples": encoded["samples"] + 1}  # as core's samplers do: every other key is handed on
+    assert latent_source(sampled).waveform is None
+
+
 # Latents to codes.
 
 
