@@ -138,7 +138,7 @@ class AceStepReference(io.ComfyNode):
                     tooltip="More recordings to sound like, kept beside this one.",
                 ),
             ],
-            outputs=[ReferenceSocket.Output(display_name="reference", tooltip="For Encode Song.")],
+            outputs=[ReferenceSocket.Output(display_name="reference", tooltip="For ACE-Step Encode Song.")],
         )
 
     @classmethod

@@ -48,7 +48,7 @@ class AceStepCodesFromText(io.ComfyNode):
                     tooltip="Codes 0 to 63999 written <|audio_code_N|>; an empty line begins the next plan.",
                 )
             ],
-            outputs=[CodesSocket.Output(display_name="codes", tooltip="For Encode Song and the code nodes.")],
+            outputs=[CodesSocket.Output(display_name="codes", tooltip="For ACE-Step Encode Song and the code nodes.")],
         )
 
     @classmethod

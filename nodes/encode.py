@@ -21,7 +21,7 @@ class AceStepEncode(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="AceStepEncode",
-            display_name="Encode Song",
+            display_name="ACE-Step Encode Song",
             category=f"{CATEGORY}/generate",
             description="Reads a song with the text encoder and gives an empty latent of its length.",
             search_aliases=["TextEncodeAceStepAudio", "conditioning", "empty latent"],

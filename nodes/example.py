@@ -36,7 +36,7 @@ class AceStepExampleSong(io.ComfyNode):
                     "through them in turn.",
                 ),
             ],
-            outputs=[SongSocket.Output(display_name="song", tooltip="For Encode Song and the planner.")],
+            outputs=[SongSocket.Output(display_name="song", tooltip="For ACE-Step Encode Song and the planner.")],
         )
 
     @classmethod

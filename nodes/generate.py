@@ -157,7 +157,7 @@ def _check(task: Task, model: AceStepModel, n_frames: int) -> None:
     if n_frames != task.window_frames:
         raise ValueError(
             f"the latent has {n_frames} frames, the {task.name} generates {task.window_frames}; "
-            'connect the latent of "Encode Song"'
+            'connect the latent of "ACE-Step Encode Song"'
         )
 
 

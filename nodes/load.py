@@ -84,7 +84,7 @@ class AceStepLoadTextEncoder(io.ComfyNode):
                     "Not the 5 Hz planner.",
                 )
             ],
-            outputs=[TextEncoderSocket.Output(display_name="text_encoder", tooltip="For Encode Song.")],
+            outputs=[TextEncoderSocket.Output(display_name="text_encoder", tooltip="For ACE-Step Encode Song.")],
         )
 
     @classmethod

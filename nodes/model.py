@@ -235,7 +235,7 @@ def _core_encoding(kwargs: dict) -> Encoding:
     text, lyric = kwargs["cross_attn"], kwargs.get("conditioning_lyrics")
     if lyric is None:
         raise ValueError(
-            'this CONDITIONING is not ACE-Step 1.5\'s; make it with "Encode Song" or TextEncodeAceStepAudio1.5'
+            'this CONDITIONING is not ACE-Step 1.5\'s; make it with "ACE-Step Encode Song" or TextEncodeAceStepAudio1.5'
         )
     references = kwargs.get("reference_audio_timbre_latents") or ()
     reference = references[-1].transpose(1, 2) if len(references) else None

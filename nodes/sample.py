@@ -160,8 +160,8 @@ class AceStepSamplerOptions(io.ComfyNode):
                 io.Conditioning.Input(
                     "morph_from",
                     optional=True,
-                    tooltip="From Encode Song: what the song in the sampler's latent is now. It then turns into what "
-                    "the sampler's conditioning says. Euler, apg or cfg, and no wavelet correction.",
+                    tooltip="From ACE-Step Encode Song: what the song in the sampler's latent is now. It turns into "
+                    "what the sampler's conditioning says. Euler, apg or cfg, and no wavelet correction.",
                 ),
                 io.Float.Input(
                     "morph_start",
@@ -246,7 +246,7 @@ class AceStepSample(io.ComfyNode):
             search_aliases=["ksampler", "generate"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ACE-Step Model."),
-                io.Conditioning.Input("conditioning", tooltip="From Encode Song."),
+                io.Conditioning.Input("conditioning", tooltip="From ACE-Step Encode Song."),
                 io.Latent.Input(
                     "latent",
                     tooltip="Gives the length. Frames outside its noise mask, if it has one, are kept. For a morph, "

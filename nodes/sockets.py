@@ -57,7 +57,7 @@ def latent_samples(value: dict) -> torch.Tensor:
     if samples.ndim != 3 or samples.shape[1] != LATENT_CHANNELS:
         raise ValueError(
             f"this latent is {tuple(samples.shape)}, ACE-Step 1.5 needs [takes, {LATENT_CHANNELS}, frames]; "
-            'make it with "Encode Song"'
+            'make it with "ACE-Step Encode Song"'
         )
     if not samples.numel():
         raise ValueError("this latent is empty: it has no takes or no frames")

@@ -81,7 +81,7 @@ class AceStepSong(io.ComfyNode):
                     tooltip="Length in seconds, 10 to 600. 0 is auto: as long as the codes or the source, else 120 s.",
                 ),
             ],
-            outputs=[SongSocket.Output(display_name="song", tooltip="For Encode Song and the planner.")],
+            outputs=[SongSocket.Output(display_name="song", tooltip="For ACE-Step Encode Song and the planner.")],
         )
 
     @classmethod

@@ -21,7 +21,7 @@ def _source_input(name: str = "source", tooltip: str = ""):
 
 
 def _outputs():
-    return [TaskSocket.Output(display_name="task", tooltip="For Encode Song, and for ACE-Step Decode.")]
+    return [TaskSocket.Output(display_name="task", tooltip="For ACE-Step Encode Song, and for ACE-Step Decode.")]
 
 
 def _seconds(name: str, default: float, tooltip: str, maximum: float = MAX_DURATION_S):

@@ -164,7 +164,7 @@ def planned(n_codes: int, n_plans: int = 1) -> AudioCodes:
 
 
 def encode(task: Task | None, codes: AudioCodes | None = None, reader: object = None) -> tuple[list, dict]:
-    """Return CONDITIONING and LATENT of Encode Song."""
+    """Return CONDITIONING and LATENT of ACE-Step Encode Song."""
     given = SongSpec(caption="a song", duration_s=10)
     return AceStepEncode.execute(reader or Reader(), given, 1.0, codes, task).result
 
