@@ -1,0 +1,140 @@
+"""An adapter in the form that the most programs read alike: PEFT's names, and alpha multiplied into the factors.
+
+Without an alpha every reader takes a LoRA's factors times 1, so that none can lose it. What PEFT has no names for goes
+under LyCORIS's or ComfyUI's; then ComfyUI and this pack read the whole file, and PEFT the LoRA in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .change import Change, Full, Hadamard, Kronecker, LowRank
+from .files import BAKED_ALPHA, LOKR_CONFIG, TRIGGERS, Adapter
+from .names import DECODER, flattened
+from .source import PEFT_CONFIG
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_PREFIX, LYCORIS_PREFIX, COMFYUI_PREFIX = "base_model.model.", "lycoris_", "diffusion_model."
+
+
+def save_portable(adapter: Adapter, path: Path) -> list[str]:
+    """Write an adapter as one .safetensors, or into a folder as PEFT does; return what readers will lack.
+
+    Raises: FileExistsError where something is there already; ValueError for what only one reader understands.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path.name} exists already: choose another name, or remove it first")
+    is_folder = path.suffix != ".safetensors"
+    if is_folder and not all(map(_is_of_peft, adapter.changes.values())):
+        raise ValueError(
+            f"{adapter.name} holds more than PEFT's folders can: write a single file, {path.name}.safetensors"
+        )
+    tensors: dict[str, Tensor] = {}
+    for weight, change in adapter.changes.items():
+        tensors |= _named(weight, change)
+    file = path / PEFT_WEIGHTS if is_folder else path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata=_metadata(adapter))
+    if is_folder:
+        (path / PEFT_CONFIG).write_text(json.dumps(_peft_config(adapter), indent=2) + "\n", encoding="utf-8")
+    return _lost(adapter)
+
+
+def _is_of_peft(change: Change) -> bool:
+    return isinstance(change.factors, LowRank) and (change.magnitude is None or change.magnitude.shape[1] == 1)
+
+
+def _metadata(adapter: Adapter) -> dict[str, str]:
+    said = {"format": "pt", BAKED_ALPHA: "true", "source_format": adapter.format}
+    if any(isinstance(change.factors, Kronecker) for change in adapter.changes.values()):
+        said[LOKR_CONFIG] = json.dumps({"linear_dim": 1, "linear_alpha": 1})  # acestep.cpp skips a LoKr without it
+    if adapter.trigger:
+        said[TRIGGERS[0]] = adapter.trigger
+    return said
+
+
+def _named(weight: str, change: Change) -> dict[str, Tensor]:
+    """Return the tensors of one change under their portable names."""
+    path, factors = weight.removesuffix(".weight"), change.factors
+    below = path.removeprefix(DECODER)
+    if isinstance(factors, Full):
+        bias = weight.endswith(".bias")
+        key = f"{COMFYUI_PREFIX}{weight.removesuffix('.bias').removesuffix('.weight')}"
+        return {f"{key}.diff{'_b' if bias else ''}": factors.difference}
+    if isinstance(factors, LowRank):
+        # PEFT wraps the decoder alone.
+        key = PEFT_PREFIX + below if below != path else COMFYUI_PREFIX + path
+        # float32, or the product with alpha would be rounded anew.
+        named = {f"{key}.lora_A.weight": factors.down, f"{key}.lora_B.weight": change.scale * factors.up.float()}
+        return named | _magnitude(f"{key}.lora_magnitude_vector", f"{key}.dora_scale", change.magnitude)
+    key = LYCORIS_PREFIX + flattened(below) if below != path else COMFYUI_PREFIX + path
+    if isinstance(factors, Kronecker):
+        named = {f"{key}.lokr_w1": change.scale * factors.outer.float(), f"{key}.lokr_w2": factors.inner}
+        named[f"{key}.alpha"] = torch.tensor(1.0)
+    else:
+        named = _hadamard(key, factors, change.scale)
+    return named | _magnitude(None, f"{key}.dora_scale", change.magnitude)
+
+
+def _hadamard(key: str, factors: Hadamard, scale: float) -> dict[str, Tensor]:
+    return {
+        f"{key}.hada_w1_a": scale * factors.up_1.float(),
+        f"{key}.hada_w1_b": factors.down_1,
+        f"{key}.hada_w2_a": factors.up_2,
+        f"{key}.hada_w2_b": factors.down_2,
+        f"{key}.alpha": torch.tensor(float(factors.rank)),
+    }
+
+
+def _magnitude(peft: str | None, lycoris: str, magnitude: Tensor | None) -> dict[str, Tensor]:
+    """Return the lengths of DoRA: PEFT knows those of rows only, as a plain vector."""
+    if magnitude is None:
+        return {}
+    if peft is not None and magnitude.shape[1] == 1:
+        return {peft: magnitude.flatten()}
+    return {lycoris: magnitude}
+
+
+def _peft_config(adapter: Adapter) -> dict[str, Any]:
+    """Return PEFT's config: alpha equal to the rank of every module, so that its scale is 1."""
+    ranks = {
+        weight.removesuffix(".weight").removeprefix(DECODER): change.factors.rank
+        for weight, change in adapter.changes.items()
+        if isinstance(change.factors, LowRank) and weight.startswith(DECODER)
+    }
+    usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
+    own = {path: rank for path, rank in ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": own,
+        "alpha_pattern": own,
+        "target_modules": sorted({path.rpartition(".")[2] for path in ranks}),
+        "use_dora": any(change.magnitude is not None for change in adapter.changes.values()),
+        "use_rslora": False,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def _lost(adapter: Adapter) -> list[str]:
+    changes: Mapping[str, Change] = adapter.changes
+    said = []
+    others = [weight for weight, change in changes.items() if not isinstance(change.factors, LowRank)]
+    if others:
+        said.append(f"{len(others)} of {len(changes)} changes are no LoRA: PEFT and diffusers will not read those")
+    if any(change.magnitude is not None for change in changes.values()):
+        said.append("it has DoRA magnitudes: ComfyUI's own loader ignores them or computes them differently")
+    if adapter.unknown:
+        said.append(f"{len(adapter.unknown)} modules are of no ACE-Step 1.5 model and were left out")
+    return said

@@ -1,0 +1,132 @@
+"""The LoRA loader: every trainer's adapter on a MODEL, with strengths by part and a report of what took."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .load import LOADERS
+
+LORA_FOLDERS = ("loras",)
+PORTABLE_FOLDER = "loras"  # under ComfyUI's output folder
+MAX_STRENGTH = 100.0  # as in core's LoRA loaders
+
+
+def _strength(name: str, tooltip: str, advanced: bool = True):
+    return io.Float.Input(
+        name, default=1.0, min=-MAX_STRENGTH, max=MAX_STRENGTH, step=0.01, tooltip=tooltip, advanced=advanced
+    )
+
+
+class AceStepLoadLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepLoadLora",
+            display_name="Load ACE-Step LoRA",
+            category=LOADERS,
+            description="Puts a LoRA, DoRA, LoKr or LoHa of any trainer on the model, and says how much of it took.",
+            search_aliases=["ace step lora", "adapter", "dora", "lokr", "loha", "peft"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="From Load ACE-Step Model, or another of these nodes to stack adapters."
+                ),
+                io.Combo.Input(
+                    "adapter",
+                    options=_options(),
+                    tooltip="A file in models/loras, or a trainer's folder there. Folders end with a slash.",
+                ),
+                _strength(
+                    "strength",
+                    "How strongly the adapter acts. 1 is as it was trained, 0 is off, below 0 is its opposite.",
+                    advanced=False,
+                ),
+                _strength("strength_self_attention", "Times strength, for how the music hangs together over time."),
+                _strength(
+                    "strength_cross_attention", "Times strength, for how caption, lyrics and voice are followed."
+                ),
+                _strength("strength_mlp", "Times strength, for the layers that shape the sound itself."),
+                _strength(
+                    "strength_condition_encoder",
+                    "Times strength, for how caption, lyrics and reference are read. Few adapters change that.",
+                ),
+                io.String.Input(
+                    "portable_copy",
+                    default="",
+                    optional=True,
+                    tooltip="A name under which to keep the adapter in the form that the most programs read, as a file "
+                    "in ComfyUI's output/loras folder. Empty keeps none.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip="A copy of the model with the adapter on it; the model that came in is unchanged."
+                ),
+                io.String.Output(display_name="report", tooltip="What was loaded, what matched, and what to watch."),
+                io.String.Output(display_name="portable_file", tooltip="The portable copy, or nothing."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter, **_inputs):
+        # A trainer may save over the file.
+        from ..acestep_core.lora.source import files_of
+        from .host import path_of
+
+        return [file.stat().st_mtime_ns for file in files_of(path_of(LORA_FOLDERS, adapter))]
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        adapter,
+        strength,
+        strength_self_attention,
+        strength_cross_attention,
+        strength_mlp,
+        strength_condition_encoder,
+        portable_copy="",
+    ):
+        from ..acestep_core.lora.files import read_adapter
+        from ..acestep_core.lora.fit import Strengths, describe, fit
+        from . import host
+        from .patch import patched, shapes_of
+
+        strengths = Strengths(
+            strength, strength_self_attention, strength_cross_attention, strength_mlp, strength_condition_encoder
+        )
+        shapes = shapes_of(model)
+        read = read_adapter(host.path_of(LORA_FOLDERS, adapter))
+        found = fit(read, shapes)
+        copy = _portable(read, portable_copy) if portable_copy.strip() else ""
+        report = "\n".join((describe(read, found, strengths), *([f"portable copy: {copy}"] if copy else ())))
+        host.log.info(report)
+        return io.NodeOutput(patched(model, found, strengths), report, copy, ui={"text": (report,)})
+
+
+def _portable(adapter, name: str) -> str:
+    """Return the file under ComfyUI's output folder that holds an adapter in portable form; one that is there stays."""
+    import folder_paths
+
+    from ..acestep_core.bundle import clean_prefix
+    from ..acestep_core.lora.portable import save_portable
+    from .host import Path
+
+    file = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'))}.safetensors"
+    path = Path(folder_paths.get_output_directory()) / file
+    if not path.exists():
+        save_portable(adapter, path)
+    return file
+
+
+def _options() -> list[str]:
+    """Return the files in models/loras and the PEFT folders as `name/`, whose files are not listed again."""
+    import folder_paths
+
+    from ..acestep_core.lora.source import list_adapter_folders
+    from .host import Path
+
+    roots = folder_paths.get_folder_paths(LORA_FOLDERS[0])
+    folders = sorted({name for root in roots for name in list_adapter_folders(Path(root))})
+    files = [name.replace("\\", "/") for name in folder_paths.get_filename_list(LORA_FOLDERS[0])]
+    return folders + [name for name in files if not name.startswith(tuple(folders))]

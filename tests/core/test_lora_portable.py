@@ -1,0 +1,102 @@
+"""An adapter written anew is the adapter that was read, alpha in its factors, and says what others cannot read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import golden_models
+import lora_files
+from acestep_pack.acestep_core.lora.change import merged
+from acestep_pack.acestep_core.lora.files import Adapter, read_adapter
+from acestep_pack.acestep_core.lora.fit import fit
+from acestep_pack.acestep_core.lora.portable import save_portable
+from lora_files import write
+
+BASE = golden_models.weights("2b")
+SHAPES = {name: weight.shape for name, weight in BASE.items()}
+OF_PEFT = [
+    row
+    for row, (title, _) in lora_files.FORMATS.items()
+    if not title.startswith(("LyCORIS Lo", "LyCORIS Do")) or title == "LyCORIS LoRA"
+]
+OF_PEFT.remove("ComfyUI trainer")
+
+
+def assert_same(found: Adapter, expected: dict) -> None:
+    changes = fit(found, SHAPES).changes
+    assert changes.keys() == expected.keys()
+    for name in expected:
+        assert (merged(BASE[name], [(1.0, changes[name])]) - expected[name]).abs().max() <= 1e-5, name
+
+
+@pytest.mark.parametrize("row", lora_files.FORMATS)
+def test_a_file_of_any_format_is_the_same_after_it_was_written_anew(tmp_path: Path, row: str) -> None:
+    made = write(tmp_path, row, BASE)
+    save_portable(read_adapter(made.path), tmp_path / "out.safetensors")
+    again = read_adapter(tmp_path / "out.safetensors")
+    assert again.notes == ()
+    assert_same(again, made.weights)
+
+
+@pytest.mark.parametrize("row", OF_PEFT)
+def test_a_lora_of_any_format_can_be_a_peft_folder(tmp_path: Path, row: str) -> None:
+    made = write(tmp_path, row, BASE)
+    save_portable(read_adapter(made.path), tmp_path / "out")
+    assert_same(read_adapter(tmp_path / "out"), made.weights)
+    assert_same(read_adapter(tmp_path / "out" / "adapter_model.safetensors"), made.weights)
+
+
+@pytest.mark.parametrize("row", ["LyCORIS LoKr", "LyCORIS LoHa", "ComfyUI trainer"])
+def test_what_is_no_lora_is_not_written_as_a_peft_folder(tmp_path: Path, row: str) -> None:
+    adapter = read_adapter(write(tmp_path, row, BASE).path)
+    with pytest.raises(ValueError, match=r"holds more than PEFT's folders can: write a single file, out\.safetensors"):
+        save_portable(adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_is_written_without_an_alpha_under_names_that_diffusers_takes_too(tmp_path: Path) -> None:
+    save_portable(read_adapter(write(tmp_path, "kohya, short names", BASE).path), tmp_path / "out.safetensors")
+    assert all("lora" in key for key in load_file(tmp_path / "out.safetensors"))
+
+
+def test_the_trigger_word_and_where_it_came_from_are_kept(tmp_path: Path) -> None:
+    made = write(tmp_path, "bare names", BASE)
+    save_file(load_file(made.path), made.path, metadata={"tag": "xylophonia"})
+    save_portable(read_adapter(made.path), tmp_path / "out.safetensors")
+    assert read_adapter(tmp_path / "out.safetensors").trigger == "xylophonia"
+    with safe_open(tmp_path / "out.safetensors", framework="pt") as opened:
+        assert opened.metadata()["source_format"] == "LoRA"
+
+
+def test_what_other_programs_will_not_read_is_said(tmp_path: Path) -> None:
+    (lokr,) = save_portable(read_adapter(write(tmp_path, "LyCORIS LoKr", BASE).path), tmp_path / "a.safetensors")
+    (dora,) = save_portable(read_adapter(write(tmp_path, "PEFT folder, DoRA", BASE).path), tmp_path / "b.safetensors")
+    assert lokr == "22 of 22 changes are no LoRA: PEFT and diffusers will not read those"
+    assert dora.startswith("it has DoRA magnitudes")
+    assert save_portable(read_adapter(write(tmp_path, "diffusers", BASE).path), tmp_path / "c.safetensors") == []
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    made = write(tmp_path, "bare names", BASE)
+    with pytest.raises(FileExistsError, match=r"bare\.safetensors exists already"):
+        save_portable(read_adapter(made.path), made.path)
+
+
+def test_the_script_converts_and_refuses(tmp_path: Path, pack_root: Path) -> None:
+    made = write(tmp_path, "LyCORIS LoRA", BASE)
+
+    def convert(source: Path) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(pack_root / "scripts/convert_lora.py"), str(source), str(tmp_path / "out")]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = convert(made.path)
+    assert done.stdout == f"{tmp_path / 'out'}: 22 changes from LyCORIS LoRA\n"
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == lora_files.RANK
+    refused = convert(tmp_path / "gone.safetensors")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("gone.safetensors is not in ")
