@@ -114,7 +114,7 @@ OUTSIDE_BLOCKS = {"conv1": 0, "snake1": 6, "conv2": 7}
 
 
 def write_comfyui_folders(models_dir: Path, tokenizer: Path | None = None) -> None:
-    """Fill a ComfyUI models folder with every model in every layout, 143 MB in all.
+    """Fill a ComfyUI models folder with every model in every layout and two LoRAs, 144 MB in all.
 
     tokenizer: a folder whose files go beside the text encoders; without it a host uses its own.
     """
@@ -133,6 +133,8 @@ def write_comfyui_folders(models_dir: Path, tokenizer: Path | None = None) -> No
     write_vae_comfy(models_dir / "vae" / "ace_1.5_vae.safetensors")
     write_vae_official(models_dir / "vae" / "acestep-v15-vae")
     write_all_in_one(models_dir / "checkpoints" / "ace_step_1.5_turbo_aio.safetensors", "turbo")
+    for name in ("voice", "style"):
+        write_lora(models_dir / "loras" / f"{name}.safetensors", "turbo", name)
 
 
 # What the models hold, under the official names.
@@ -190,6 +192,18 @@ def write_dit_official(folder: Path, variant: str) -> None:
 def write_dit_comfy(file: Path, variant: str) -> None:
     """Write one of ComfyUI's split files."""
     _write(file, dit(variant))
+
+
+def write_lora(file: Path, variant: str, salt: str, rank: int = 4) -> None:
+    """Write a LoRA that is heard, on queries and values of every attention, in the naming of the official trainer."""
+    state: State = {}
+    for name, weight in dit(variant).items():
+        if name.startswith("decoder.layers.") and name.endswith(("q_proj.weight", "v_proj.weight")):
+            stem = "base_model.model." + name.removeprefix("decoder.").removesuffix(".weight")
+            n_out, n_in = weight.shape
+            state[f"{stem}.lora_A.weight"] = 0.3 * _normal(f"{salt}.{name}.A", (rank, n_in))
+            state[f"{stem}.lora_B.weight"] = 0.3 * _normal(f"{salt}.{name}.B", (n_out, rank))
+    _write(file, state)
 
 
 def write_all_in_one(file: Path, variant: str) -> None:

@@ -67,6 +67,7 @@ RESULT_ROOM = {
     "AceStepRegion": 180,
     "AceStepEditCodes": 50,
     "AceStepDecode": 50,
+    "AceStepLoadLora": 130,
     "AceStepSave": 110,
     **dict.fromkeys(
         (
@@ -280,6 +281,15 @@ START_KSAMPLER = _start(
     "guider works.",
     ("your file in **Load Audio**", "*sampler_name* and *scheduler*"),
 )
+START_LORA = _start(
+    "**A voice or style that somebody trained.** The loader says how much of it took: *matched 192 of 192 modules* is "
+    "the proof.",
+    ("*adapter*: your file, or PEFT folder, in *models/loras*", "*strength*", "its trigger word in the *caption*"),
+)
+START_STACK = _start(
+    "**Several adapters at once.** They add up, in any order, each with its own strength, also by part.",
+    ("both *adapter*s: files or PEFT folders in *models/loras*", "their *strength*s", "their trigger words"),
+)
 LOAD_TURBO = Stage("Load", (Column(320, (*LOADERS, START_TURBO)),))
 LOAD_BASE = Stage("Load", (Column(320, (*LOADERS, START_BASE)),))
 LOAD_PLAN = Stage("Load", (Column(320, (*LOADERS, "AceStepLoadPlanner", START_PLAN)),))
@@ -363,6 +373,20 @@ LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
         SONG,
         Stage("Generate", (Column(280, ("AceStepEncode", "ConditioningZeroOut", "KSampler")),)),
         Stage("Listen", (Column(320, ("VAEDecodeAudio", "AceStepSave", YOUR_FILE)),)),
+    ),
+    "21_lora_one": (
+        Stage("Load", (Column(320, (*LOADERS, START_LORA)),)),
+        Stage("Adapter", (Column(320, ("AceStepLoadLora",)),)),
+        SONG,
+        GENERATE,
+        LISTEN,
+    ),
+    "22_lora_stack": (
+        Stage("Load", (Column(320, (*LOADERS, START_STACK)),)),
+        Stage("Adapters", (Column(320, ("AceStepLoadLora", "AceStepLoadLora")),)),
+        SONG,
+        GENERATE,
+        LISTEN,
     ),
 }
 
@@ -465,7 +489,7 @@ def properties(node: Json) -> Json:
         }
         for checkpoint in chosen
     ]
-    return {**OUR_PACK, "models": models}
+    return {**OUR_PACK, "models": models} if models else OUR_PACK
 
 
 def draw(page: Page, name: str) -> tuple[Json, Json]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from api_prompts import Prompt, add, link, node, text_to_song
+from api_prompts import Prompt, add, link, node, shipped, text_to_song
 from client import Client, Run
 from comfyui import Server
 from lora_files import Made, write
@@ -159,3 +159,19 @@ def test_the_combo_offers_folders_and_files(client: Client, loras: dict[str, Mad
     offered = options["options"]
     assert {"run/", "dora/", "xl.safetensors"} <= set(offered)
     assert not any(each.startswith("run/a") for each in offered)
+
+
+# The workflows as shipped.
+
+
+@pytest.mark.parametrize(("workflow", "n_adapters"), [("21_lora_one", 1), ("22_lora_stack", 2)])
+def test_a_workflow_sings_with_its_adapters_and_says_that_they_took(
+    server: Server, client: Client, workflow: str, n_adapters: int
+) -> None:
+    changes = {"AceStepSong": {"duration": 10}, "AceStepSample": {"steps": 2, "seed": 5}}
+    run = client.run(shipped(workflow, **changes))
+    assert run.ok, run.errors
+    reports = [output["text"][0] for output in run.outputs.values() if "text" in output]
+    assert sum("matched 32 of 32 modules" in report for report in reports) == n_adapters, reports
+    (audio,) = [output["audio"] for output in run.outputs.values() if "audio" in output]
+    assert (server.output_dir / audio[0]["subfolder"] / audio[0]["filename"]).is_file()

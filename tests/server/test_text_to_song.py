@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
-import torch
-from safetensors.torch import save_file
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
 from api_prompts import WORKFLOWS, Prompt, add, link, node, text_to_song
 from client import Client, Run
 from comfyui import Server
-from tiny_models import dit
 
 pytestmark = pytest.mark.server
 
@@ -169,23 +165,6 @@ def test_weights_can_be_kept_in_any_format(server: Server, client: Client, weigh
 # Core's nodes on our wires.
 
 
-@pytest.fixture
-def lora(server: Server) -> Iterator[str]:
-    """A LoRA in the naming of PEFT, which the official trainer writes."""
-    made = {}
-    for index, (name, weight) in enumerate(dit("turbo").items()):
-        if name.startswith("decoder.layers.") and name.endswith(("q_proj.weight", "v_proj.weight")):
-            stem = "base_model.model." + name.removeprefix("decoder.").removesuffix(".weight")
-            generator = torch.Generator().manual_seed(index)
-            made[f"{stem}.lora_A.weight"] = 0.3 * torch.randn(4, weight.shape[1], generator=generator)
-            made[f"{stem}.lora_B.weight"] = 0.3 * torch.randn(weight.shape[0], 4, generator=generator)
-    path = server.base_dir / "models" / "loras" / "voice.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    save_file(made, path)
-    yield path.name
-    path.unlink()
-
-
 def core_prompt(lora: str | None, seed: int) -> Prompt:
     """Return our loaders and encoder, then core's LoRA loader, sampler and decoder."""
     prompt = text_to_song()
@@ -215,8 +194,8 @@ def core_prompt(lora: str | None, seed: int) -> Prompt:
     return prompt
 
 
-def test_core_sampler_decoder_and_lora_loader_work_on_our_wires(server: Server, client: Client, lora: str) -> None:
-    runs = [client.run(core_prompt(each, seed=1)) for each in (None, lora, None)]
+def test_core_sampler_decoder_and_lora_loader_work_on_our_wires(server: Server, client: Client) -> None:
+    runs = [client.run(core_prompt(each, seed=1)) for each in (None, "voice.safetensors", None)]
     sampler = node(core_prompt(None, seed=1), "KSampler")
     assert sampler in runs[2].executed, "ComfyUI's cache has answered for the third"
     off, on, off_again = (listen(*saved(server, run)) for run in runs)
