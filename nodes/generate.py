@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -51,84 +52,80 @@ def generate(
 
     Raises ValueError for a foreign MODEL, a broken latent, or settings out of range, before anything is sampled.
     """
-    model = require_ours(patcher)
-    source = song = latent_samples(latent_in)
-    n_frames = source.shape[1]
-    encoding, task = conditioning[0][1].get(ACESTEP_KEY), _task(conditioning)
-    if task is not None:
-        _check(task, model, n_frames)
+    model, song = require_ours(patcher), latent_samples(latent_in)
+    task, morph, n_frames = _task(conditioning), options.morph, song.shape[1]
+    _check(model, conditioning, options, n_frames)
     resolved = resolve(model.variant, n_steps, shift, guidance_scale)
-    is_turbo = PRESETS[model.variant].is_turbo
-    levels = (
-        custom_schedule(options.timesteps, is_turbo)
-        if options.timesteps
-        else schedule(resolved.n_steps, resolved.shift)
-    )
-    if task is not None and task.noise_strength:
-        levels = start_at(levels, 1 - task.noise_strength)
+    levels = _levels(model, task, resolved, options)
     takes = _takes(conditioning, seed, seeds, takes_per_plan, len(levels) - 1)
-    retake_seeds = take_seeds(options.retake.seed, len(takes))
     rows = torch.tensor([take.plan for take in takes])
-    settings = replace(options.settings, heun_last=not is_turbo)
-    warnings = list(resolved.warnings)
-    if task is not None:
-        source = task.source_in_window(n_frames, model.silence.cpu())
+    source = song if task is None else task.source_in_window(n_frames, model.silence.cpu())
     preserve = _preserve(source, task, latent_mask(latent_in, n_frames), rows)
-    morph = options.morph
-    if morph is not None:
-        _check_morph(conditioning, morph.origin, n_frames)
-        warnings.extend(_morph_warnings(encoding, morph.origin))
-    elif task is None and preserve is None and bool(source.any()):
-        warnings.append("the latent is not empty, but nothing here uses it: only its length counts")
     start = _start(song, source, task, morph, rows)
+    warnings = [*resolved.warnings, *_warnings(conditioning, options, used=preserve is not None or not song.any())]
     if task is not None and task.keeps_all:
-        samples = source[rows % len(source)]
-        return _generation(samples, takes, task, "nothing to generate: the source as it is", warnings)
-
-    asked = [encoding] if morph is None else [encoding, morph.origin[0][1].get(ACESTEP_KEY)]
-    size = min(_chunk_size(patcher, each, n_frames, len(takes), resolved.guidance > 1) for each in asked)
-    n_chunks = -(-len(takes) // size)
-    update = host.progress(n_chunks * (len(levels) - 1))
-    done = []
-    for first in range(0, len(takes), size):
-        chunk = slice(first, first + size)
-        first_step = len(done) * (len(levels) - 1)
-        seeds_of = [take.seed for take in takes[chunk]], retake_seeds[chunk]
-        draw = _noise(*seeds_of, options.retake, n_frames)
-        first_noise = draw()
-        plans = [take.plan for take in takes[chunk]]
-        positive, negative = _conds(conditioning, plans)
-        done.append(
-            run(
-                patcher,
-                positive,
-                negative,
-                first_noise,
-                levels,
-                options.guidance(resolved.guidance),
-                settings,
-                seed=takes[first].seed,
-                start=None if start is None else start[chunk],
-                preserve=None if preserve is None else _rows(preserve, chunk),
-                # A morph begins from a song, and so draws this noise too.
-                fresh_noise=draw if morph is None else _noise(*seeds_of, options.retake, n_frames),
-                morphing=None if morph is None else Morphing(morph, *_conds(morph.origin, plans)),
-                on_step=lambda index, first=first_step: update(first + index + 1),
-            )
-        )
-    samples = torch.cat(done)
-    if not torch.isfinite(samples).all():
-        raise RuntimeError("sampling gave NaN or infinity; load the model with weight_dtype fp32 or bf16")
-    return _generation(samples, takes, task, _summary(resolved, options, levels, takes, size), warnings)
-
-
-def _generation(
-    samples: torch.Tensor, takes: tuple[Take, ...], task: Task | None, summary: str, warnings: list[str]
-) -> Generation:
-    """Return the takes as a LATENT; those of a task as the whole canvas, the sources around what is new."""
+        samples, summary = source[rows % len(source)], "nothing to generate: the source as it is"
+    else:
+        job = _Job(patcher, conditioning, options, takes, levels, resolved.guidance, n_frames, start, preserve)
+        samples, size = job.run()
+        summary = _summary(resolved, options, levels, takes, size)
     if task is not None:
-        samples = task.assemble(samples, torch.tensor([take.plan for take in takes]))
+        samples = task.assemble(samples, rows)  # the whole canvas, the sources around what is new
     return Generation(latent(host.to_intermediate(samples), takes), summary, tuple(warnings))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """Everything that takes are sampled from. start and preserve have a row a take."""
+
+    patcher: Any
+    conditioning: list
+    options: Options
+    takes: tuple[Take, ...]
+    levels: tuple[float, ...]
+    guidance: float
+    n_frames: int
+    start: torch.Tensor | None
+    preserve: Preserve | None
+
+    def run(self) -> tuple[torch.Tensor, int]:
+        """Return latents [N, T, 64] of all takes, and how many were sampled at once."""
+        morph, n_steps, n_takes = self.options.morph, len(self.levels) - 1, len(self.takes)
+        asked = [self.conditioning] if morph is None else [self.conditioning, morph.origin]
+        size = min(_chunk_size(self.patcher, each, self.n_frames, n_takes, self.guidance > 1) for each in asked)
+        chunks = [slice(first, first + size) for first in range(0, n_takes, size)]
+        update = host.progress(len(chunks) * n_steps)
+        done = [
+            self._sample(chunk, lambda index, before=number * n_steps: update(before + index + 1))
+            for number, chunk in enumerate(chunks)
+        ]
+        samples = torch.cat(done)
+        if not torch.isfinite(samples).all():
+            raise RuntimeError("sampling gave NaN or infinity; load the model with weight_dtype fp32 or bf16")
+        return samples, size
+
+    def _sample(self, chunk: slice, on_step: Callable[[int], None]) -> torch.Tensor:
+        takes, options, morph = self.takes[chunk], self.options, self.options.morph
+        seeds = [take.seed for take in takes], take_seeds(options.retake.seed, len(self.takes))[chunk]
+        plans = [take.plan for take in takes]
+        positive, negative = _conds(self.conditioning, plans)
+        draw = _noise(*seeds, options.retake, self.n_frames)
+        return run(
+            self.patcher,
+            positive,
+            negative,
+            draw(),
+            self.levels,
+            options.guidance(self.guidance),
+            replace(options.settings, heun_last=not PRESETS[self.patcher.model.variant].is_turbo),
+            seed=takes[0].seed,
+            start=None if self.start is None else self.start[chunk],
+            preserve=None if self.preserve is None else _rows(self.preserve, chunk),
+            # A morph begins from a song, and so draws the first noise too.
+            fresh_noise=draw if morph is None else _noise(*seeds, options.retake, self.n_frames),
+            morphing=None if morph is None else Morphing(morph, *_conds(morph.origin, plans)),
+            on_step=on_step,
+        )
 
 
 def _noise(seeds: Sequence[int], others: Sequence[int], retake: Retake, n_frames: int) -> Callable[[], torch.Tensor]:
@@ -147,18 +144,21 @@ def _stream(seeds: Sequence[int], n_frames: int) -> Callable[[], torch.Tensor]:
     return lambda: torch.stack([torch.randn(n_frames, LATENT_CHANNELS, generator=g) for g in generators])
 
 
-def _check(task: Task, model: AceStepModel, n_frames: int) -> None:
-    """Raise ValueError for a checkpoint that was not trained on a task, or a latent of another length."""
-    if task.rule.needs_base and model.variant != "base":
+def _check(model: AceStepModel, conditioning: list, options: Options, n_frames: int) -> None:
+    """Raise ValueError for a task that the checkpoint was not trained on, or for prompts of another length."""
+    task = _task(conditioning)
+    if task is not None and task.rule.needs_base and model.variant != "base":
         raise ValueError(
             f"{task.name} needs a base model, this is {model.variant}; load acestep_v1.5_base, "
             'or set "variant" to base if this is one'
         )
-    if n_frames != task.window_frames:
+    if task is not None and n_frames != task.window_frames:
         raise ValueError(
             f"the latent has {n_frames} frames, the {task.name} generates {task.window_frames}; "
             'connect the latent of "ACE-Step Encode Song"'
         )
+    if options.morph is not None:
+        _check_morph(conditioning, options.morph.origin, n_frames)
 
 
 def _check_morph(conditioning: list, origin: list, n_frames: int) -> None:
@@ -180,15 +180,25 @@ def _check_morph(conditioning: list, origin: list, n_frames: int) -> None:
         raise ValueError(f'"morph_from" has {theirs} plans, the conditioning {ours}; give it one, or as many')
 
 
-def _morph_warnings(encoding: Encoding | None, origin: list) -> list[str]:
-    """Return what makes a morph change more than the words: conditions that hear different things."""
-    other = origin[0][1].get(ACESTEP_KEY)
-    if encoding is None or other is None:
-        return []
-    ours, theirs = ((each.codes, each.task is None, each.timbre is None) for each in (encoding, other))
-    if ours == theirs:
+def _warnings(conditioning: list, options: Options, used: bool) -> list[str]:
+    """Return what a user may not have meant: a latent for nothing, or a morph between more than words."""
+    if options.morph is None:
+        idle = not used and _task(conditioning) is None
+        return ["the latent is not empty, but nothing here uses it: only its length counts"] if idle else []
+    encodings = [each[0][1].get(ACESTEP_KEY) for each in (conditioning, options.morph.origin)]
+    heard = [(each.codes, each.task is None, each.timbre is None) for each in encodings if each is not None]
+    if len(heard) < 2 or heard[0] == heard[1]:
         return []
     return ['"morph_from" has other codes, task or reference than the conditioning: more than the words will change']
+
+
+def _levels(model: AceStepModel, task: Task | None, resolved: Resolved, options: Options) -> tuple[float, ...]:
+    """Return the noise levels of a run: the user's own or the schedule's, begun where a cover says."""
+    if options.timesteps:
+        levels = custom_schedule(options.timesteps, PRESETS[model.variant].is_turbo)
+    else:
+        levels = schedule(resolved.n_steps, resolved.shift)
+    return start_at(levels, 1 - task.noise_strength) if task is not None and task.noise_strength else levels
 
 
 def _start(
@@ -261,13 +271,21 @@ def _rows(preserve: Preserve, chunk: slice) -> Preserve:
     return replace(preserve, source=preserve.source[chunk], mask=preserve.mask[chunk])
 
 
-def _chunk_size(patcher, encoding: Encoding | None, n_frames: int, n_takes: int, guided: bool) -> int:
+def _chunk_size(patcher, conditioning: list, n_frames: int, n_takes: int, guided: bool) -> int:
     """Return how many takes to sample at once: as many as the device has room for, at least one."""
-    n_tokens = 0 if encoding is None else encoding.text.states.shape[1] + encoding.lyric.states.shape[1] + 1
-    branches = 2 if guided else 1
-    one = patcher.model.memory_required([branches, LATENT_CHANNELS, n_frames], {ACESTEP_KEY: [[branches, n_tokens]]})
-    room = host.room_beside(patcher)
-    return max(1, min(n_takes, int(room // one)))
+    n_branches = 2 if guided else 1
+    conds = {ACESTEP_KEY: [[n_branches, _n_tokens(conditioning)]]}
+    one = patcher.model.memory_required([n_branches, LATENT_CHANNELS, n_frames], conds)
+    return max(1, min(n_takes, int(host.room_beside(patcher) // one)))
+
+
+def _n_tokens(conditioning: list) -> int:
+    """Return how long the packed condition is, 0 for one of core's own."""
+    encoding: Encoding | None = conditioning[0][1].get(ACESTEP_KEY)
+    if encoding is None:
+        return 0
+    n_recordings = 1 if encoding.timbre is None else len(encoding.timbre)
+    return encoding.text.states.shape[1] + encoding.lyric.states.shape[1] + n_recordings
 
 
 def _summary(

@@ -433,7 +433,7 @@ def test_as_many_takes_run_at_once_as_there_is_room_for_and_never_none(
 ) -> None:
     one = turbo.model.memory_required([1, CHANNELS, FRAMES], {ACESTEP_KEY: [[1, 28]]})
     monkeypatch.setattr(generating.host, "room_beside", lambda patcher: rooms * one)
-    assert generating._chunk_size(turbo, song(), FRAMES, n_takes, guided=False) == size
+    assert generating._chunk_size(turbo, conditioning(song()), FRAMES, n_takes, guided=False) == size
 
 
 def test_sde_is_seeded_take_by_take(turbo) -> None:

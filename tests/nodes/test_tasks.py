@@ -587,7 +587,7 @@ def test_a_latent_of_another_length_than_the_task_is_not_sampled(turbo) -> None:
     positive, _ = encode(cover(song(150)))
     other = latent(torch.zeros(1, 149, CHANNELS), ())
     with pytest.raises(
-        ValueError, match='the latent has 149 frames, the cover generates 150; connect the latent of "E'
+        ValueError, match='the latent has 149 frames, the cover generates 150; connect the latent of "ACE'
     ):
         AceStepSample.execute(turbo, positive, other, 0, 1, 2, 0.0, 1.0)
 
