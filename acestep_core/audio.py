@@ -25,6 +25,8 @@ def normalize_peak(audio: Tensor, peak_dbfs: float) -> Tensor:
 
 def fade(audio: Tensor, fade_in_s: float, fade_out_s: float) -> Tensor:
     """Return audio with linear ramps at both ends, each no longer than the audio."""
+    if not fade_in_s and not fade_out_s:
+        return audio
     n_samples = audio.shape[-1]
     gain = torch.ones(n_samples, dtype=audio.dtype, device=audio.device)
     n_in = min(n_samples, round(fade_in_s * SAMPLE_RATE))
