@@ -80,7 +80,9 @@ DIT_XL = acestep.AceStepConfig(
 DITS = {"turbo": DIT_2B, "base": DIT_2B, "xl-turbo": DIT_XL}
 VAE = vae_models.VaeConfig(encoder_width=8, decoder_width=8)
 
-# Which heads of XL follow the lyrics; 2B's are built into the official code.
+# Heads that follow the lyrics: the released ones, which these smaller decoders have, too. XL's config.json says them,
+# 2B's are built into the official code, and no 2B folder says them.
+ALIGNMENT = {"2": [6], "3": [10, 11], "4": [3], "5": [8, 9], "6": [8]}
 XL_ALIGNMENT = {"3": [18, 27], "4": [22], "5": [5, 6, 7], "6": [2, 12, 13], "7": [20, 21]}
 N_SILENCE_FRAMES = 256
 N_RELEASED_SILENCE_FRAMES = 15_000  # diffusers loads no other number
@@ -190,8 +192,9 @@ def write_dit_official(folder: Path, variant: str) -> None:
 
 
 def write_dit_comfy(file: Path, variant: str) -> None:
-    """Write one of ComfyUI's split files."""
-    _write(file, dit(variant))
+    """Write one of ComfyUI's split files. Nobody knows the heads of its size, so its metadata must say them."""
+    said = {} if DITS[variant] is DIT_XL else {"lyric_alignment_layers_config": ALIGNMENT}
+    _write(file, dit(variant), {"config": json.dumps(said)} if said else {})
 
 
 def write_lora(file: Path, variant: str, salt: str, rank: int = 4) -> None:
@@ -442,9 +445,9 @@ def _copy_tokenizer(source: Path | None, folder: Path) -> None:
         shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
-def _write(file: Path, state: Mapping[str, Tensor]) -> None:
+def _write(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(state), file, metadata=METADATA)
+    save_file(dict(state), file, metadata={**METADATA, **(metadata or {})})
 
 
 def _write_shards(folder: Path, stem: str, state: State, n_shards: int = 4) -> None:

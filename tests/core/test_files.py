@@ -133,6 +133,11 @@ def test_alignment_heads_come_as_config_json_has_them(models_dir):
     assert files.read_dit(models_dir / "diffusion_models/acestep-v15-turbo").alignment_heads is None
 
 
+def test_alignment_heads_of_a_single_file_come_from_its_metadata(models_dir):
+    turbo = files.read_dit(models_dir / "diffusion_models/acestep_v1.5_turbo.safetensors")
+    assert turbo.alignment_heads == tiny.ALIGNMENT
+
+
 def test_tiny_models_stay_under_150_megabytes(models_dir):
     extra = [models_dir / "vae/parametrized.safetensors", *(models_dir / "sharded-pipeline").rglob("*")]
     everything = set(models_dir.rglob("*")) - set(extra)
