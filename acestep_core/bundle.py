@@ -16,6 +16,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from . import codes as codes_file
+from .scoring.score import Score
+from .scoring.subtitles import lrc, srt
 from .types import AudioCodes, SongSpec, Take
 
 PACK_VERSION = "0.1.0"  # as in pyproject.toml
@@ -24,6 +26,7 @@ FORMAT = "acestep-take"
 VERSION = 1
 DOCUMENT_SUFFIX = ".json"
 LYRICS_SUFFIX = ".lrc"
+SUBTITLES_SUFFIX = ".srt"
 
 # What Windows keeps from file names, and the names it keeps to itself.
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -46,7 +49,10 @@ class Sound:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a take was made, as far as anyone knows. prompt and workflow are ComfyUI's, of the whole graph."""
+    """How a take was made, as far as anyone knows, and how good it is.
+
+    lrc: timed lyrics, in place of those the score knows. prompt and workflow are ComfyUI's, of the whole graph.
+    """
 
     song: SongSpec | None = None
     take: Take | None = None
@@ -54,6 +60,7 @@ class Origin:
     lrc: str = ""
     prompt: Json | None = None
     workflow: Json | None = None
+    score: Score | None = None
 
 
 def clean_prefix(prefix: str) -> str:
@@ -104,6 +111,9 @@ def sidecars(origin: Origin) -> dict[str, Writer]:
         files[codes_file.SUFFIX] = partial(codes_file.save, origin.codes)
     if origin.lrc.strip():
         files[LYRICS_SUFFIX] = partial(write_text, origin.lrc)
+    elif origin.score is not None and origin.score.lines:
+        files[LYRICS_SUFFIX] = partial(write_text, lrc(origin.score.lines))
+        files[SUBTITLES_SUFFIX] = partial(write_text, srt(origin.score.lines))
     return files
 
 
@@ -120,6 +130,7 @@ def document(sound: Sound, origin: Origin) -> str:
         "audio": asdict(sound),
         "song": origin.song and asdict(origin.song),
         "take": origin.take and asdict(origin.take),
+        "scores": origin.score and {score.name: score.value for score in origin.score.named},
         "sidecars": [f"{stem}{suffix}" for suffix in sidecars(origin)],
         "prompt": origin.prompt,
     }

@@ -15,6 +15,7 @@ from .plan import AceStepFormat, AceStepIdea, AceStepPlan, AceStepUnderstand
 from .region import AceStepRegion
 from .sample import AceStepSample, AceStepSamplerOptions
 from .save import AceStepSave
+from .score import AceStepPickBest, AceStepScoreLyrics, AceStepScorePlan, AceStepWeakLines
 from .song import AceStepSong, AceStepSongInfo
 from .tasks import (
     AceStepComplete,
@@ -62,6 +63,10 @@ NODES: list[type[io.ComfyNode]] = [
     AceStepDecode,
     AceStepSave,
     AceStepLoadLora,
+    AceStepScoreLyrics,
+    AceStepScorePlan,
+    AceStepPickBest,
+    AceStepWeakLines,
 ]
 
 

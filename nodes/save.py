@@ -11,7 +11,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.types import Take
-from .sockets import ACESTEP_KEY, CATEGORY, CodesSocket, SongSocket
+from .sockets import ACESTEP_KEY, CATEGORY, CodesSocket, ScoreSocket, SongSocket
 from .write_audio import FORMATS
 
 
@@ -56,6 +56,12 @@ class AceStepSave(io.ComfyNode):
                     force_input=True,
                     tooltip="Timed lyrics in LRC, to keep in a file beside the audio.",
                 ),
+                ScoreSocket.Input(
+                    "score",
+                    optional=True,
+                    tooltip="How good the takes are: goes into the JSON, and each take's own timed lyrics into LRC and "
+                    "SRT files beside it. Text in lrc comes before them.",
+                ),
             ],
             outputs=[
                 io.Audio.Output(display_name="audio", tooltip="The audio as it came in."),
@@ -66,7 +72,7 @@ class AceStepSave(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio, filename_prefix, format, song=None, codes=None, latent=None, lrc=""):
+    def execute(cls, audio, filename_prefix, format, song=None, codes=None, latent=None, lrc="", score=None):
         from ..acestep_core import bundle
         from ..acestep_core.types import AudioCodes
         from . import host
@@ -76,17 +82,20 @@ class AceStepSave(io.ComfyNode):
         waveforms, sample_rate = checked(audio)
         takes = _takes(latent, len(waveforms))
         plans = [bundle.codes_of(codes or AudioCodes(), item, take) for item, take in enumerate(takes)]
+        plan_numbers = [take and take.plan for take in takes]
+        scores = score.of_items(plan_numbers) if score is not None else [None] * len(takes)
         made_from = _made_from(cls.hidden)
         prompt, workflow = made_from.get("prompt"), made_from.get("workflow")
         place = _place(filename_prefix)
 
         saved, lines = [], []
-        for number, (waveform, take, plan) in enumerate(zip(waveforms, takes, plans, strict=True), place.first_number):
+        items = zip(waveforms, takes, plans, scores, strict=True)
+        for number, (waveform, take, plan, scored) in enumerate(items, place.first_number):
             file = bundle.stem(place.name, number, take) + kind.suffix
             n_channels, n_samples = waveform.shape
             sound = bundle.Sound(file, format, rate_in(kind, sample_rate), n_channels, n_samples / sample_rate)
             content = encode(waveform, sample_rate, kind, made_from)
-            bundle.save(place.folder, sound, content, bundle.Origin(song, take, plan, lrc, prompt, workflow))
+            bundle.save(place.folder, sound, content, bundle.Origin(song, take, plan, lrc, prompt, workflow, scored))
 
             saved.append({"filename": file, "subfolder": place.subfolder, "type": "output"})
             lines.append(f"{place.subfolder}/{file}".lstrip("/"))

@@ -19,6 +19,7 @@ CodesSocket = io.Custom("ACESTEP_CODES")
 ReferenceSocket = io.Custom("ACESTEP_REFERENCE")
 TaskSocket = io.Custom("ACESTEP_TASK")
 OptionsSocket = io.Custom("ACESTEP_OPTIONS")
+ScoreSocket = io.Custom("ACESTEP_SCORE")
 
 # Our entry in core's LATENT dict (tuple of Take) and in core's conditioning dict (Encoding).
 ACESTEP_KEY = "acestep"
@@ -66,11 +67,15 @@ def latent_samples(value: dict) -> torch.Tensor:
     return samples.transpose(1, 2)
 
 
+def latent_takes(value: dict) -> tuple[Take, ...]:
+    """Return where each item of core's LATENT came from; nothing for a foreign one."""
+    takes = value.get(ACESTEP_KEY) or ()
+    return takes if len(takes) == value["samples"].shape[0] else ()
+
+
 def latent_rows(value: dict) -> torch.Tensor:
     """Return the plan of each item of core's LATENT; an item of a foreign one is taken in turn."""
-    takes = value.get(ACESTEP_KEY) or ()
-    n_items = value["samples"].shape[0]
-    return torch.tensor([take.plan for take in takes] if len(takes) == n_items else range(n_items))
+    return torch.tensor([take.plan for take in latent_takes(value)] or range(value["samples"].shape[0]))
 
 
 def latent_source(value: dict) -> Source:

@@ -68,6 +68,10 @@ RESULT_ROOM = {
     "AceStepEditCodes": 50,
     "AceStepDecode": 50,
     "AceStepLoadLora": 130,
+    "AceStepScoreLyrics": 420,
+    "AceStepScorePlan": 90,
+    "AceStepPickBest": 90,
+    "AceStepWeakLines": 90,
     "AceStepSave": 110,
     **dict.fromkeys(
         (
@@ -220,6 +224,7 @@ def _start(what: str, first: Sequence[str], more: str = "", height: int = 250, m
 
 
 BASE_MODEL = "acestep_v1.5_base.safetensors"
+PLANNER_MODEL = "qwen_1.7b_ace15.safetensors"
 START_COVER = _start(
     "**A song you have, in another style.** Melody and form come from your recording, the sound from the caption.",
     ("your file in **Load Audio**", "*caption*: the new style", "*strength*: lower is freer"),
@@ -280,6 +285,41 @@ START_KSAMPLER = _start(
     "**Core's own nodes on our wires.** MODEL, CONDITIONING, LATENT and VAE are ComfyUI's: any sampler, scheduler or "
     "guider works.",
     ("your file in **Load Audio**", "*sampler_name* and *scheduler*"),
+)
+START_BEST = _start(
+    "**Never settle for one take.** Two plans, three takes of each; all are scored by how well they sing their "
+    "lyrics and how well the plan fits, and the best two are kept.",
+    (
+        "*caption*, *lyrics*",
+        "*plans* and *takes_per_plan*: as many as you like",
+        "the weights in **Pick Best**",
+    ),
+    model=PLANNER_MODEL,
+    height=290,
+)
+START_REPAIR = _start(
+    "**Mend what is sung badly.** The first take is scored line by line, its weakest lines are sung again four "
+    "times, and the best of all five is kept.",
+    ("*caption*, *lyrics*", "*threshold* and *most* in **Weak Lines**", "*takes_per_plan* of the second sampler"),
+    height=270,
+)
+START_KARAOKE = _start(
+    "**When is each line sung?** Your recording and its lyrics become LRC and SRT, beside the audio.",
+    ("your file in **Load Audio**", "the *lyrics* exactly as they are sung", "their *language*"),
+)
+START_AUTOGEN = Note(
+    "Start here",
+    "**Let it play.** Choose *Run (Instant)* in the menu beside **Run**: ComfyUI makes take after take while you "
+    "listen, each with a new seed, until you switch it off.\n\n"
+    "Every take is saved with its scores in the JSON beside it, so that the best survive. Love one? Drag its file "
+    "onto the canvas: its seed and words are back.\n\n"
+    "**Change first**: *caption*, *lyrics*, *duration*. Keep *control after generate* of the sampler on *randomize*.",
+    250,
+)
+START_MORPH = _start(
+    "**One song turns into another.** The first prompt says what your song is, the second what it shall become; what "
+    "both share stays.",
+    ("your file in **Load Audio**", "both *caption*s", "*morph_end*: lower keeps more of the song"),
 )
 START_LORA = _start(
     "**A voice or style that somebody trained.** The loader says how much of it took: *matched 192 of 192 modules* is "
@@ -373,6 +413,45 @@ LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
         SONG,
         Stage("Generate", (Column(280, ("AceStepEncode", "ConditioningZeroOut", "KSampler")),)),
         Stage("Listen", (Column(320, ("VAEDecodeAudio", "AceStepSave", YOUR_FILE)),)),
+    ),
+    "17_best_of_n": (
+        Stage("Load", (Column(320, (*LOADERS, "AceStepLoadPlanner", START_BEST)),)),
+        SONG,
+        PLAN,
+        GENERATE,
+        Stage("Score", (Column(420, ("AceStepScorePlan", "AceStepScoreLyrics", "AceStepPickBest")),)),
+        LISTEN,
+    ),
+    "18_repair_weak_lines": (
+        Stage("Load", (Column(320, (*LOADERS, START_REPAIR)),)),
+        SONG,
+        Stage("Sing", (Column(280, ("AceStepEncode", "AceStepSample")),)),
+        Stage("Hear", (Column(420, ("AceStepScoreLyrics", "AceStepWeakLines")),)),
+        Stage("Sing again", (Column(280, ("AceStepRepaint", "AceStepEncode", "AceStepSample")),)),
+        Stage("Choose", (Column(420, ("AceStepScoreLyrics", "AceStepPickBest")),)),
+        LISTEN,
+    ),
+    "19_karaoke_lrc": (
+        Stage("Load", (Column(320, (*LOADERS, START_KARAOKE)),)),
+        Stage("Your music", (Column(320, (*RECORDING, "AceStepEncode")),)),
+        SONG,
+        Stage("Hear", (Column(420, ("AceStepScoreLyrics", "PreviewAny")),)),
+        Stage("Keep", (Column(320, ("AceStepSave", YOUR_FILE)),)),
+    ),
+    "20_autogen": (
+        Stage("Load", (Column(320, (*LOADERS, START_AUTOGEN)),)),
+        SONG,
+        GENERATE,
+        Stage("Score", (Column(420, ("AceStepScoreLyrics",)),)),
+        LISTEN,
+    ),
+    "23_morph": (
+        Stage("Load", (Column(320, (*LOADERS, START_MORPH)),)),
+        Stage("Your music", (Column(320, RECORDING),)),
+        Stage("What it is", (Column(420, ("AceStepSong", "AceStepEncode")),)),
+        Stage("What it becomes", (Column(420, ("AceStepSong", "AceStepEncode")),)),
+        Stage("Generate", (Column(280, ("AceStepSamplerOptions", "AceStepSample")),)),
+        LISTEN,
     ),
     "21_lora_one": (
         Stage("Load", (Column(320, (*LOADERS, START_LORA)),)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -31,6 +31,10 @@ class TimedWord:
     start_s: float
     end_s: float
 
+    def later(self, by_s: float) -> TimedWord:
+        """Return the word by_s seconds later."""
+        return replace(self, start_s=self.start_s + by_s, end_s=self.end_s + by_s)
+
 
 @dataclass(frozen=True)
 class TimedLine:
@@ -46,6 +50,11 @@ class TimedLine:
     words: tuple[TimedWord, ...] = ()
     section: str = ""
     is_tag: bool = False
+
+    def later(self, by_s: float) -> TimedLine:
+        """Return the line and its words by_s seconds later."""
+        words = tuple(word.later(by_s) for word in self.words)
+        return replace(self, start_s=self.start_s + by_s, end_s=self.end_s + by_s, words=words)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A Score starts empty and grows as scorers add to it. `score_lyrics` adds what at
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -58,6 +58,10 @@ class Score:
         """Return this score with another's named scores added, or in place of equal names, and its lines if any."""
         kept = tuple(score for score in self.named if score.name not in other.names)
         return Score(kept + other.named, other.lines or self.lines)
+
+    def later(self, by_s: float) -> Score:
+        """Return this score with its lines by_s seconds later, as where a take is part of a longer one."""
+        return replace(self, lines=tuple(line.later(by_s) for line in self.lines))
 
 
 @dataclass(frozen=True, eq=False)

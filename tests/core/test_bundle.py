@@ -24,6 +24,7 @@ from acestep_pack.acestep_core.bundle import (
     save,
     stem,
 )
+from acestep_pack.acestep_core.scoring.score import NamedScore, Score
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
 
 SOUND = Sound("v1.5_00003_seed42.flac", "flac", 48_000, 2, 12.5)
@@ -32,7 +33,8 @@ TAKE = Take(seed=42, plan=1, n_steps=8, track="drums")
 CODES = AudioCodes(((1, 2), (3, 4, 5)))
 PROMPT = {"7": {"class_type": "AceStepSave", "inputs": {}}}
 WORKFLOW = {"id": "a", "nodes": [{"id": 7}], "links": [], "version": 0.4}
-EVERYTHING = Origin(SONG, TAKE, CODES, "[00:01.00] 歌う", PROMPT, WORKFLOW)
+SCORE = Score((NamedScore("lyrics", 0.75), NamedScore("plan", 0.5)))
+EVERYTHING = Origin(SONG, TAKE, CODES, "[00:01.00] 歌う", PROMPT, WORKFLOW, SCORE)
 
 
 def test_the_version_is_that_of_the_project(pack_root: Path) -> None:
@@ -136,6 +138,7 @@ def test_a_document_is_the_workflow_with_the_take_before_it() -> None:
         "audio": asdict(SOUND),
         "song": asdict(SONG),
         "take": asdict(TAKE),
+        "scores": {"lyrics": 0.75, "plan": 0.5},
         "sidecars": ["v1.5_00003_seed42.codes.json", "v1.5_00003_seed42.lrc"],
         "prompt": PROMPT,
     }
@@ -145,7 +148,7 @@ def test_a_document_is_the_workflow_with_the_take_before_it() -> None:
 
 def test_a_document_says_null_where_nobody_knows() -> None:
     (ours,) = json.loads(document(SOUND, Origin())).values()
-    assert [ours[key] for key in ("song", "take", "prompt", "sidecars")] == [None, None, None, []]
+    assert [ours[key] for key in ("song", "take", "scores", "prompt", "sidecars")] == [None, None, None, None, []]
 
 
 def test_a_document_can_be_read_by_people() -> None:

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from acestep_pack.acestep_core import codes as codes_file
 from acestep_pack.acestep_core.bundle import KEY
+from acestep_pack.acestep_core.scoring.lyrics import TimedLine
+from acestep_pack.acestep_core.scoring.score import NamedScore, Score
+from acestep_pack.acestep_core.scoring.scores import Scores
+from acestep_pack.acestep_core.scoring.subtitles import lrc, srt
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
 from acestep_pack.nodes import write_audio
 from acestep_pack.nodes.save import AceStepSave
@@ -208,6 +212,48 @@ def test_the_json_has_all_that_makes_the_take_again(output: Path, in_a_prompt: N
     assert len(os.listdir(output / "audio")) == 8
 
 
+def sung(start_s: float, **named: float) -> Score:
+    lines = (TimedLine("[Verse]", 0.0, start_s, 0.5, is_tag=True), TimedLine("歌う", start_s, start_s + 1, 0.5))
+    return Score(tuple(NamedScore(name, value) for name, value in named.items()), lines)
+
+
+def scores_in(path: Path) -> dict | None:
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))[KEY]["scores"]
+
+
+def test_each_take_keeps_its_own_scores_and_timed_lyrics(output: Path) -> None:
+    score = Scores((sung(0.2, lyrics=0.75, plan=0.5), sung(0.4, lyrics=0.25)), (0, 0), 37)
+    files, _ = save(music(2), score=score)
+    assert [scores_in(output / file) for file in files] == [{"lyrics": 0.75, "plan": 0.5}, {"lyrics": 0.25}]
+    for file, take in zip(files, score.takes, strict=True):
+        assert (output / file).with_suffix(".lrc").read_text(encoding="utf-8") == lrc(take.lines)
+        assert (output / file).with_suffix(".srt").read_text(encoding="utf-8") == srt(take.lines)
+    assert lrc(score.takes[0].lines) != lrc(score.takes[1].lines)
+    sidecars = json.loads((output / files[1]).with_suffix(".json").read_text(encoding="utf-8"))[KEY]["sidecars"]
+    assert sidecars == ["song_00002.lrc", "song_00002.srt"]
+
+
+def test_given_lyrics_come_before_those_of_a_score(output: Path) -> None:
+    ((file,), _) = save(music(), score=Scores((sung(0.2, lyrics=0.75),), (0,), 37), lrc="[00:01.00] mine")
+    assert (output / file).with_suffix(".lrc").read_text(encoding="utf-8") == "[00:01.00] mine"
+    assert not (output / file).with_suffix(".srt").exists()
+    assert scores_in(output / file) == {"lyrics": 0.75}
+
+
+def test_a_take_without_words_has_no_lyric_files(output: Path) -> None:
+    ((file,), _) = save(music(), score=Scores((Score(),), (0,), 37))
+    assert sorted(path.suffix for path in (output / file).parent.iterdir()) == [".flac", ".json"]
+    assert scores_in(output / file) == {}
+
+
+@pytest.mark.parametrize("latent", [takes_of(Take(1, 1), Take(2, 0), Take(3, 0)), None])
+def test_scores_of_plans_go_to_the_takes_sung_from_them(output: Path, latent: dict | None) -> None:
+    plans = Scores(tuple(Score((NamedScore("plan", value),)) for value in (0.25, 0.75)), (0, 1))
+    files, _ = save(music(3), score=plans, latent=latent)
+    expected = [0.75, 0.25, 0.25] if latent else [0.25, 0.75, 0.25]
+    assert [scores_in(output / file) for file in files] == [{"plan": value} for value in expected]
+
+
 def test_a_user_who_wants_no_metadata_gets_none(
     output: Path, in_a_prompt: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +333,12 @@ def test_a_latent_of_other_takes_is_refused(output: Path) -> None:
 def test_codes_of_other_plans_are_refused(output: Path) -> None:
     with pytest.raises(ValueError, match="take 1 was sung from plan 5, but there are codes for 2 plans"):
         save(music(), codes=AudioCodes(((1,), (2,))), latent=takes_of(Take(1, plan=4)))
+    assert os.listdir(output) == []
+
+
+def test_a_score_of_other_takes_is_refused(output: Path) -> None:
+    with pytest.raises(ValueError, match=r"the score is of 1 take of 1\.48 s, not of 3; connect the one made of them"):
+        save(music(3), score=Scores((Score(),), (0,), 37))
     assert os.listdir(output) == []
 
 

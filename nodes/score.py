@@ -1,0 +1,330 @@
+"""How good takes are, and what to do about it: scores, the best of many, the lines to sing again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..acestep_core.scoring.scores import WEAK
+from .sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket
+
+SCORE = f"{CATEGORY}/score"
+N_CANDIDATES = 4
+MAX_PICKS = 64
+MAX_WEIGHT = 10.0
+MAX_LINES = 100
+MAX_PADDING_S = 10.0
+NOTHING_COUNTS = "no take has a score that counts here, so the first are kept; score them, or set another weight"
+
+
+class AceStepScoreLyrics(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepScoreLyrics",
+            display_name="ACE-Step Score Lyrics",
+            category=SCORE,
+            description="Hears how well each take sings its lyrics, and when, and shows it line by line.",
+            search_aliases=["lyric timestamps", "lrc", "karaoke", "alignment score", "best of n", "quality"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model the takes were sampled with, from Load ACE-Step Model."),
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="What the takes were sampled with, from ACE-Step Encode Song. It brings the lyrics.",
+                ),
+                io.Latent.Input("latent", tooltip="The takes, from the sampler; or a recording of this song, encoded."),
+                _extended_input(),
+            ],
+            outputs=[
+                ScoreSocket.Output(
+                    display_name="score", tooltip="Of each take: scores from 0 to 1, and when its lines are sung."
+                ),
+                io.String.Output(
+                    display_name="lrc",
+                    tooltip="Timed lyrics of the first take as LRC text. ACE-Step Save writes each take's own where "
+                    "the score is connected.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, conditioning, latent, score=None):
+        from ..acestep_core.scoring.subtitles import lrc
+        from . import host
+        from .heat import heat_picture
+        from .listen import listen
+        from .sockets import latent_takes
+
+        heard = listen(model, conditioning, latent)
+        for warning in heard.warnings:
+            host.log.warning(warning)
+        takes = latent_takes(latent)
+        lines = [f"{_name(item, takes)}: {_sung(found)}" for item, found in enumerate(heard.scores.takes)]
+        shown = {"text": ("\n".join((*(lines if heard.heat else ["nothing to align"]), *heard.warnings)),)}
+        if heard.heat is not None:
+            shown |= ui.PreviewImage(heat_picture(heard.heat), cls=cls).as_dict()
+        scores = heard.scores if score is None else score.extended(heard.scores)
+        return io.NodeOutput(scores, lrc(heard.scores.takes[0].lines), ui=shown)
+
+
+class AceStepScorePlan(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepScorePlan",
+            display_name="ACE-Step Score Plan",
+            category=SCORE,
+            description="Asks the planner how well audio codes fit the song they were planned for.",
+            search_aliases=["lm score", "pmi", "rank plans", "best of n", "quality"],
+            inputs=[
+                PlannerSocket.Input("planner", tooltip="From Load ACE-Step Planner."),
+                SongSocket.Input(
+                    "song", tooltip="The song as it was planned, from ACE-Step Plan. What it leaves open is not asked."
+                ),
+                CodesSocket.Input("codes", tooltip="The codes of its plans, or of a recording, tokenized."),
+                _extended_input(),
+            ],
+            outputs=[
+                ScoreSocket.Output(
+                    display_name="score",
+                    tooltip="Of each plan a score from 0 to 1; of each take sung from it where a score is extended.",
+                )
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, planner, song, codes, score=None):
+        from ..acestep_core.plan_score import bytes_to_score, score_plans
+        from ..acestep_core.scoring.scores import Scores
+
+        ready = planner.ready(bytes_to_score(planner.planner, song, codes))
+        found = Scores(score_plans(ready, song, codes), tuple(range(codes.n_plans)))
+        text = "\n".join(f"plan {plan + 1}: {_planned(each)}" for plan, each in enumerate(found.takes))
+        return io.NodeOutput(found if score is None else score.extended(found), ui={"text": (text,)})
+
+
+class AceStepPickBest(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        more = range(2, N_CANDIDATES + 1)
+        return io.Schema(
+            node_id="AceStepPickBest",
+            display_name="ACE-Step Pick Best",
+            category=SCORE,
+            description="Keeps the best of many takes, best first.",
+            search_aliases=["best of n", "rank", "select takes", "top k", "latent from batch"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="Takes to pick from."),
+                ScoreSocket.Input("score", tooltip="Their scores, from ACE-Step Score Lyrics or Score Plan."),
+                io.Int.Input("count", default=1, min=1, max=MAX_PICKS, tooltip="How many takes to keep of all."),
+                _weight_input("weight_lyrics", 1.0, "how well the take sings its lyrics"),
+                _weight_input("weight_plan", 0.0, "how well the codes fit the song, as the planner finds"),
+                _weight_input("weight_planned", 0.0, "how well the codes alone foretell the lyrics, before any noise"),
+                *(given for number in more for given in _candidate_inputs(number)),
+                CodesSocket.Input(
+                    "codes", optional=True, tooltip="The codes all takes were sung from: those of the picked come out."
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(tooltip="The picked takes, best first, with their seeds."),
+                ScoreSocket.Output(display_name="score", tooltip="Their scores."),
+                CodesSocket.Output(
+                    display_name="codes", tooltip="One sequence for each picked take; empty without codes."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent, score, count, weight_lyrics, weight_plan, weight_planned, codes=None, **more):
+        import torch
+
+        from ..acestep_core.plan_score import PLAN
+        from ..acestep_core.scoring.rank import Weight, mix, pick_best
+        from ..acestep_core.scoring.score import LYRICS, LYRICS_PLANNED
+        from ..acestep_core.scoring.scores import joined
+        from ..acestep_core.types import AudioCodes
+        from .sockets import latent as made
+        from .sockets import latent_samples, latent_takes
+
+        candidates = _candidates(latent, score, more)
+        scores = joined([_scores_of(name, *candidate) for name, candidate in candidates.items()])
+        samples = torch.cat([latent_samples(given) for given, _ in candidates.values()])
+        takes = tuple(take for given, _ in candidates.values() for take in latent_takes(given))
+        takes = takes if len(takes) == len(samples) else ()
+
+        named = zip((LYRICS, PLAN, LYRICS_PLANNED), (weight_lyrics, weight_plan, weight_planned), strict=True)
+        weights = [Weight(name, weight) for name, weight in named]
+        best = pick_best(scores.takes, weights, count)
+        lines = [f"{_name(item, takes, len(samples))}: {mix(scores.takes[item], weights):.2f}" for item in best]
+        if not any(part.weight and take.value(part.name) is not None for part in weights for take in scores.takes):
+            lines.append(NOTHING_COUNTS)
+        picked, kept_takes, kept_codes = _picked(scores, takes, best, codes or AudioCodes())
+        shown = {"text": ("\n".join(lines),)}
+        return io.NodeOutput(made(samples[list(best)], kept_takes), picked, kept_codes, ui=shown)
+
+
+class AceStepWeakLines(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepWeakLines",
+            display_name="ACE-Step Weak Lines",
+            category=SCORE,
+            description="Marks the lines that are sung badly, to make them anew with ACE-Step Repaint.",
+            search_aliases=["repair", "fix line", "lyric mask", "mumbling", "repaint lyrics"],
+            inputs=[
+                ScoreSocket.Input("score", tooltip="From ACE-Step Score Lyrics: it knows when each line is sung."),
+                io.Float.Input(
+                    "threshold",
+                    default=WEAK,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Lines sung less surely than this are weak, 0 to 1. The picture of ACE-Step Score Lyrics "
+                    "shows the number of each line.",
+                ),
+                io.Int.Input(
+                    "most",
+                    default=0,
+                    min=0,
+                    max=MAX_LINES,
+                    tooltip="At most so many lines of a take, the worst below the threshold. 0 is all below it.",
+                ),
+                io.Float.Input(
+                    "padding",
+                    default=0.25,
+                    min=0.0,
+                    max=MAX_PADDING_S,
+                    step=0.05,
+                    tooltip="Seconds to mark before and after each weak line as well.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="1 where a weak line is sung, 25 values a second, one row a take; all 0 where none is "
+                    "weak. For ACE-Step Repaint.",
+                ),
+                io.String.Output(display_name="lines", tooltip="The words of the weak lines, a line each."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, score, threshold, most, padding):
+        import torch
+
+        from ..acestep_core.scoring.scores import time_mask, weak_lines
+
+        if score.is_of_plans:
+            raise ValueError('this score is of plans and knows no lines; connect one from "ACE-Step Score Lyrics"')
+        weak = [weak_lines(take, threshold, most) for take in score.takes]
+        mask = torch.stack([time_mask(lines, score.n_frames, padding) for lines in weak])
+        words = "\n".join(line.text for lines in weak for line in lines)
+        text = "\n".join(f"take {item + 1}: {_weak(lines)}" for item, lines in enumerate(weak))
+        return io.NodeOutput(mask[:, None], words, ui={"text": (text,)})
+
+
+def _extended_input():
+    return ScoreSocket.Input(
+        "score", optional=True, tooltip="Other scores of the same takes or of their plans, to add these to."
+    )
+
+
+def _weight_input(name: str, default: float, what: str):
+    tooltip = f"How much it counts {what}. 0 leaves it out."
+    return io.Float.Input(name, default=default, min=0.0, max=MAX_WEIGHT, step=0.05, tooltip=tooltip)
+
+
+def _candidate_inputs(number: int):
+    return [
+        io.Latent.Input(f"latent_{number}", optional=True, tooltip="More takes of the same length to pick from."),
+        ScoreSocket.Input(f"score_{number}", optional=True, tooltip=f"The scores of latent_{number}."),
+    ]
+
+
+def _candidates(latent: dict, score, more: dict) -> dict:
+    """Return the latents to pick from and their scores, by the name of the latent's input.
+
+    Raises ValueError for one that lacks the other, or latents of different length.
+    """
+    found = {"latent": (latent, score)}
+    for number in range(2, N_CANDIDATES + 1):
+        names = (f"latent_{number}", f"score_{number}")
+        pair = tuple(more.get(name) for name in names)
+        if (pair[0] is None) != (pair[1] is None):
+            given, missing = names if pair[1] is None else reversed(names)
+            raise ValueError(f'"{given}" is connected without its other half: connect "{missing}" as well')
+        if pair[0] is not None:
+            found[names[0]] = pair
+    return found
+
+
+def _scores_of(name: str, latent: dict, score):
+    """Return the Scores of the takes of a latent.
+
+    Raises ValueError for those of other takes.
+    """
+    from ..acestep_core.scoring.scores import Scores
+    from .sockets import latent_samples, latent_takes
+
+    n_takes, n_frames = latent_samples(latent).shape[:2]
+    plans = tuple(take.plan for take in latent_takes(latent)) or (None,) * n_takes
+    if score.is_of_plans:
+        sung_from = tuple(item % len(score.plans) if plan is None else plan for item, plan in enumerate(plans))
+        return Scores(score.of_items(plans), sung_from, n_frames)
+    if (len(score.takes), score.n_frames) != (n_takes, n_frames):
+        here = Scores(score.takes[:1] * n_takes, (0,) * n_takes, n_frames).summary
+        raise ValueError(
+            f'the score of "{name}" is of {score.summary}, the latent has {here}; connect the one made of it'
+        )
+    return score
+
+
+def _picked(scores, takes: tuple, best: tuple[int, ...], codes):
+    """Return the Scores, Takes and codes of the best. With codes there is a plan for each of them, in their order."""
+    from ..acestep_core.bundle import codes_of
+    from ..acestep_core.types import AudioCodes, Take
+
+    kept = tuple(takes[item] for item in best) if takes else ()
+    if not codes.n_plans:
+        return scores.picked(best), kept, codes
+    sung_from = [codes_of(codes, item, Take(0, scores.plans[item])).sequences[0] for item in best]
+    renumbered = tuple(replace(take, plan=plan) for plan, take in enumerate(kept))
+    return scores.picked(best, range(len(best))), renumbered, AudioCodes(tuple(sung_from))
+
+
+def _name(item: int, takes: tuple, n_all: int = 0) -> str:
+    """Return "take 3 of 8 (seed 9)", without what nobody knows."""
+    return f"take {item + 1}{f' of {n_all}' if n_all else ''}{f' (seed {takes[item].seed})' if takes else ''}"
+
+
+def _sung(score) -> str:
+    """Return how well a take sings its lyrics, and which line it sings worst."""
+    from ..acestep_core.scoring.score import LYRICS, LYRICS_PLANNED
+    from ..acestep_core.scoring.scores import weakest_line
+
+    planned, weakest = score.value(LYRICS_PLANNED), weakest_line(score)
+    parts = [
+        f"{score.value(LYRICS) or 0:.2f}",
+        f"foretold {planned:.2f}" if planned is not None else "",
+        f"weakest line {_line(weakest)}" if weakest is not None else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _planned(score) -> str:
+    """Return how well a plan fits its song, and each part of the song."""
+    (whole, *parts) = score.named
+    told = ", ".join(f"{each.name.removeprefix('plan_')} {each.value:.2f}" for each in parts)
+    return f"{whole.value:.2f} ({told})"
+
+
+def _weak(lines: tuple) -> str:
+    return ", ".join(map(_line, lines)) or "no line is weak"
+
+
+def _line(line) -> str:
+    return f"'{line.text}' {line.confidence:.2f}"
