@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from comfyui import PACK_FOLDER
 from workflows import API, CANVAS_IS_READY, LAYOUTS, PROJECT, WORKFLOWS, Json, export, read
 
 pytestmark = pytest.mark.browser
@@ -26,20 +25,6 @@ OUR_EXTENSIONS = {
     "acestep.output.text",
 }
 TURBO_SUMMARY = "8 steps, shift 3, no guidance, euler"
-
-
-def our_errors(page: Page) -> list[str]:
-    """Reload the canvas and return a list that fills with the errors it reports about files of the pack."""
-    errors: list[str] = []
-
-    def note(text: str) -> None:
-        if f"/extensions/{PACK_FOLDER}/" in text:
-            errors.append(text)
-
-    page.on("pageerror", lambda error: note(f"{error.message} {error.stack}"))
-    page.on("console", lambda said: note(f"{said.location['url']} {said.text}") if said.type == "error" else None)
-    page.reload()
-    return errors
 
 
 def open_file(page: Page, file: Path) -> None:
@@ -121,8 +106,8 @@ def test_a_workflow_says_where_its_nodes_and_models_come_from(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_opens_whole_and_exports_its_api_twin(page: Page, name: str) -> None:
-    errors = our_errors(page)
+def test_a_workflow_opens_whole_and_exports_its_api_twin(workbench: tuple[Page, list[str]], name: str) -> None:
+    page, errors = workbench
     open_file(page, WORKFLOWS / f"{name}.json")
     loaded = page.evaluate("window.app.extensions.map(({name}) => name)")
     assert {name for name in loaded if name.startswith("acestep.")} == OUR_EXTENSIONS
@@ -139,7 +124,8 @@ def test_a_workflow_opens_whole_and_exports_its_api_twin(page: Page, name: str) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saving_loading_and_saving_again_changes_nothing(page: Page, name: str) -> None:
+def test_saving_loading_and_saving_again_changes_nothing(workbench: tuple[Page, list[str]], name: str) -> None:
+    page, _ = workbench
     open_file(page, WORKFLOWS / f"{name}.json")
     first, _ = export(page)
     reopen(page, first)
