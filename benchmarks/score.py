@@ -16,6 +16,7 @@ import argparse
 import numpy as np
 import torch
 from common import DTYPES, arguments, best_of, compare, hardware, load_pack, markdown_table, peak_memory
+from dit import SIZES
 from torch import Tensor, nn
 
 load_pack()
@@ -23,7 +24,7 @@ load_pack()
 from acestep_pack.acestep_core.constants import CODE_RATE, FRAME_RATE  # noqa: E402
 from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig  # noqa: E402
 from acestep_pack.acestep_core.models.conditioner import Tokens  # noqa: E402
-from acestep_pack.acestep_core.models.layers import AttentionShape, Build, alternating  # noqa: E402
+from acestep_pack.acestep_core.models.layers import AttentionShape, Build  # noqa: E402
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config  # noqa: E402
 from acestep_pack.acestep_core.scoring.alignment import warp  # noqa: E402
 from acestep_pack.acestep_core.scoring.attention import LyricHeads, lyric_attention, lyric_heads, noise_level  # noqa: E402
@@ -40,24 +41,6 @@ LINE = (*[" la"] * 7, "\n")
 PLAN = {"caption": 60, "lyrics": N_LYRIC, "bpm": 12, "duration": 12, "keyscale": 12, "language": 12, "time": 12}
 N_TOLD = 2
 N_QUESTION = 40  # tokens of the prompt around the codes
-SIZES = {
-    "mid": AceStepConfig(
-        decoder=AttentionShape(512, 1536, 4, 2, 128),
-        encoder=AttentionShape(512, 1536, 4, 2, 128),
-        windowed_layers=alternating(8),
-        text_width=512,
-    ),
-    "2b": AceStepConfig(
-        decoder=AttentionShape(2048, 6144, 16, 8, 128),
-        encoder=AttentionShape(2048, 6144, 16, 8, 128),
-        windowed_layers=alternating(24),
-    ),
-    "xl": AceStepConfig(
-        decoder=AttentionShape(2560, 9728, 32, 8, 128),
-        encoder=AttentionShape(2048, 6144, 16, 8, 128),
-        windowed_layers=alternating(32),
-    ),
-}
 # Seven heads in three of eight layers; 2B has seven in 24 layers, the last of them the seventh.
 MID_HEADS = LyricHeads(((0, 1), (1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3)))
 PLANNERS = {

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from client import Client, Message
+from client import Client, Message, Run
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -73,3 +73,22 @@ def cancel_at(client: Client, at: str) -> Callable[[Message], None]:
             client.interrupt()
 
     return listen
+
+
+def failure(run: Run, prompt: Prompt) -> tuple[str, str]:
+    """Return the class of the node that failed and its sentence."""
+    assert not run.ok
+    (error,) = run.errors
+    assert prompt[error["node_id"]]["class_type"] == error["node_type"]
+    sentence = error["exception_message"].rstrip("\n")
+    assert "\n" not in sentence
+    return error["node_type"], sentence
+
+
+def assert_fails(client: Client, prompt: Prompt, at: str, *words: str) -> Run:
+    """Return the run of a prompt, which must fail at a node of class `at` with these words in its one sentence."""
+    run = client.run(prompt)
+    failed, sentence = failure(run, prompt)
+    assert failed == at
+    assert [word for word in words if word not in sentence] == [], sentence
+    return run

@@ -13,7 +13,7 @@ from typing import Any
 import comfy.ops
 import torch
 from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel
-from diffusers import AceStepTransformer1DModel
+from diffusers import AceStepPipeline, AceStepTransformer1DModel, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.ace_step import modeling_ace_step
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -22,8 +22,10 @@ from transformers import Qwen3Config as TheirQwen3Config
 
 import golden_models
 from acestep_pack.acestep_core.models.acestep import AceStep
+from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
+from acestep_pack.acestep_core.text import Ids, load_tokenizer
 from acestep_pack.nodes.host import with_attention
 from comfyui import comfyui_path
 
@@ -208,3 +210,37 @@ def _text_encoder_weights() -> dict[str, Tensor]:
 def _loaded(model: Any, state: Mapping[str, Tensor]) -> Any:
     model.load_state_dict(state, strict=True)
     return model.eval().requires_grad_(False)
+
+
+# The whole way from prompt to latents.
+
+
+class Reader:
+    """The tiny text encoder, as the nodes' one reads."""
+
+    def __init__(self) -> None:
+        self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
+
+    def states(self, text: Ids) -> Tokens:
+        return Tokens(our_qwen3()(text.ids, torch.float32), text.real)
+
+    def embeddings(self, text: Ids) -> Tokens:
+        return Tokens(our_qwen3().embed(text.ids, torch.float32), text.real)
+
+
+def diffusers_pipeline(size: str, silence: Tensor) -> AceStepPipeline:
+    """Return diffusers' whole pipeline without a VAE: latents are enough."""
+    encoder = official_condition_encoder(size)
+    encoder.silence_latent = silence
+    made = AceStepPipeline(
+        vae=None,
+        text_encoder=transformers_qwen3(),
+        tokenizer=transformers_tokenizer(),
+        transformer=diffusers_transformer(size),
+        condition_encoder=encoder,
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
+        audio_tokenizer=diffusers_tokenizer(size),
+        audio_token_detokenizer=diffusers_detokenizer(size),
+    )
+    made.set_progress_bar_config(disable=True)
+    return made

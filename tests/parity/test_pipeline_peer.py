@@ -2,18 +2,16 @@
 
 import pytest
 import torch
-from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AceStepPipeline
 from torch import Tensor
 
 from acestep_pack.acestep_core.constants import frames_for
-from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
 from acestep_pack.acestep_core.pipeline.encode import encode
 from acestep_pack.acestep_core.pipeline.guidance import Guidance, Guide
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
 from acestep_pack.acestep_core.pipeline.sample import Evaluation, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.schedule import schedule
-from acestep_pack.acestep_core.text import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from golden_models import WHOLE_GENERATION, assert_close, model, z
 from parity import peers
@@ -37,19 +35,6 @@ CODES = tuple(i * 7919 % 64_000 for i in range(N_FRAMES // 5))
 TAKES = (0, 0)  # two takes of the one plan
 
 
-class Reader:
-    """The tiny text encoder, as the nodes' one reads."""
-
-    def __init__(self) -> None:
-        self.tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
-
-    def states(self, text: Ids) -> Tokens:
-        return Tokens(peers.our_qwen3()(text.ids, torch.float32), text.real)
-
-    def embeddings(self, text: Ids) -> Tokens:
-        return Tokens(peers.our_qwen3().embed(text.ids, torch.float32), text.real)
-
-
 @pytest.fixture(autouse=True)
 def _inference():
     with torch.inference_mode():
@@ -63,20 +48,7 @@ def size(request) -> str:
 
 @pytest.fixture
 def pipeline(size) -> AceStepPipeline:
-    encoder = peers.official_condition_encoder(size)
-    encoder.silence_latent = SILENCE
-    made = AceStepPipeline(
-        vae=None,  # latents are enough
-        text_encoder=peers.transformers_qwen3(),
-        tokenizer=peers.transformers_tokenizer(),
-        transformer=peers.diffusers_transformer(size),
-        condition_encoder=encoder,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
-        audio_tokenizer=peers.diffusers_tokenizer(size),
-        audio_token_detokenizer=peers.diffusers_detokenizer(size),
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+    return peers.diffusers_pipeline(size, SILENCE)
 
 
 def diffusers_latents(pipeline: AceStepPipeline, noise: Tensor, **settings: object) -> Tensor:
@@ -112,7 +84,7 @@ def our_latents(size: str, encoding: Encoding, noise: Tensor, levels: tuple[floa
 def test_turbo_song_equals_diffusers(pipeline, size):
     noise = z("peer.noise", 2, N_FRAMES, 64)
     theirs = diffusers_latents(pipeline, noise, num_inference_steps=8, shift=3.0)
-    encoding = encode(Reader(), SONG, frames_for(SONG.duration_s))
+    encoding = encode(peers.Reader(), SONG, frames_for(SONG.duration_s))
     assert_close(our_latents(size, encoding, noise, schedule(8, 3.0), 1.0), theirs, WHOLE_GENERATION)
 
 
@@ -120,7 +92,7 @@ def test_turbo_song_after_codes_equals_diffusers(pipeline, size):
     noise = z("peer.noise", 2, N_FRAMES, 64)
     written = "".join(f"<|audio_code_{code}|>" for code in CODES)
     theirs = diffusers_latents(pipeline, noise, num_inference_steps=4, shift=3.0, audio_codes=written)
-    encoding = encode(Reader(), SONG, N_FRAMES, AudioCodes((CODES,)))
+    encoding = encode(peers.Reader(), SONG, N_FRAMES, AudioCodes((CODES,)))
     assert_close(our_latents(size, encoding, noise, schedule(4, 3.0), 1.0), theirs, WHOLE_GENERATION)
 
 
@@ -128,5 +100,5 @@ def test_guided_song_equals_diffusers(pipeline, size):
     noise = z("peer.noise", 2, N_FRAMES, 64)
     pipeline.is_turbo = False
     theirs = diffusers_latents(pipeline, noise, num_inference_steps=4, shift=1.0, guidance_scale=7.0)
-    encoding = encode(Reader(), SONG, N_FRAMES)
+    encoding = encode(peers.Reader(), SONG, N_FRAMES)
     assert_close(our_latents(size, encoding, noise, schedule(4, 1.0), 7.0), theirs, WHOLE_GENERATION)

@@ -16,10 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import AceStepPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AceStepPipeline
 from torch import Tensor
 
-from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
 from acestep_pack.acestep_core.pipeline.encode import encode
 from acestep_pack.acestep_core.pipeline.guidance import Guidance, Guide
@@ -37,7 +36,6 @@ from acestep_pack.acestep_core.pipeline.tasks import (
     lego,
     repaint,
 )
-from acestep_pack.acestep_core.text import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import SongSpec
 from golden_models import WHOLE_GENERATION, assert_close, model, z
 from parity import peers
@@ -89,19 +87,6 @@ TASKS: dict[str, tuple[Task | None, dict[str, object]]] = {
 }
 
 
-class Reader:
-    """The tiny text encoder, as the nodes' one reads."""
-
-    def __init__(self) -> None:
-        self.tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
-
-    def states(self, text: Ids) -> Tokens:
-        return Tokens(peers.our_qwen3()(text.ids, torch.float32), text.real)
-
-    def embeddings(self, text: Ids) -> Tokens:
-        return Tokens(peers.our_qwen3().embed(text.ids, torch.float32), text.real)
-
-
 @pytest.fixture(autouse=True)
 def _inference():
     with torch.inference_mode():
@@ -110,19 +95,7 @@ def _inference():
 
 def pipeline(size: str, source: Tensor = SOURCE.latents) -> AceStepPipeline:
     """Return diffusers' pipeline with a VAE that makes these latents of whatever it hears."""
-    encoder = peers.official_condition_encoder(size)
-    encoder.silence_latent = SILENCE
-    made = AceStepPipeline(
-        vae=None,
-        text_encoder=peers.transformers_qwen3(),
-        tokenizer=peers.transformers_tokenizer(),
-        transformer=peers.diffusers_transformer(size),
-        condition_encoder=encoder,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
-        audio_tokenizer=peers.diffusers_tokenizer(size),
-        audio_token_detokenizer=peers.diffusers_detokenizer(size),
-    )
-    made.set_progress_bar_config(disable=True)
+    made = peers.diffusers_pipeline(size, SILENCE)
     encoded = SimpleNamespace(latent_dist=SimpleNamespace(sample=lambda: source.mT))
     made.vae = SimpleNamespace(dtype=torch.float32, encode=lambda audio: encoded)
     return made
@@ -149,7 +122,7 @@ def diffusers_latents(made: AceStepPipeline, noise: Tensor = NOISE, **settings: 
 def our_latents(
     size: str, task: Task | None, shift: float = 3.0, guidance: float = 1.0, preserve: Preserve | None = None
 ) -> Tensor:
-    net, encoding = model(size), encode(Reader(), SONG, N_FRAMES, task=task)
+    net, encoding = model(size), encode(peers.Reader(), SONG, N_FRAMES, task=task)
     run, guide = Run(net, SILENCE), Guide(Guidance("apg", guidance))
     conditions = [condition(net, encoding, SILENCE, N_FRAMES, NOISE, plain) for plain in (False, True)]
 
@@ -181,7 +154,7 @@ def test_guided_task_equals_diffusers(name):
 
 def test_several_tracks_in_one_batch_equal_diffusers_one_by_one():
     tracks = ("vocals", "drums", "backing_vocals")
-    net, encoding = model("2b"), encode(Reader(), SONG, N_FRAMES, task=extract(SOURCE, tracks))
+    net, encoding = model("2b"), encode(peers.Reader(), SONG, N_FRAMES, task=extract(SOURCE, tracks))
     run, rows = Run(net, SILENCE), tuple(range(len(tracks)))
     made = condition(net, encoding, SILENCE, N_FRAMES, NOISE)
     ours = sample(
@@ -201,7 +174,7 @@ def test_several_tracks_in_one_batch_equal_diffusers_one_by_one():
 def test_d24_diffusers_cover_strength_mixes_velocities_and_never_lets_go_of_the_source():
     theirs = diffusers_latents(pipeline("2b"), task_type="cover", audio_cover_strength=0.5)
     task, net = cover(SOURCE, 0.5), model("2b")
-    encoding, run = encode(Reader(), SONG, N_FRAMES, task=task), Run(net, SILENCE)
+    encoding, run = encode(peers.Reader(), SONG, N_FRAMES, task=task), Run(net, SILENCE)
     main = condition(net, encoding, SILENCE, N_FRAMES, NOISE)
     by_text = Encoding(encoding.text_to_music, encoding.text_to_music, encoding.lyric, task=task)
     other = condition(net, by_text, SILENCE, N_FRAMES, NOISE)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from acestep_pack.acestep_core import catalogue, download
-from api_prompts import Prompt, add, cancel_at, node, sketch, text_to_song
+from api_prompts import Prompt, add, assert_fails, cancel_at, failure, node, sketch, text_to_song
 from client import Client, PromptRejected, Run
 from comfyui import HOST, Server, install_pack, start
 from hub import HubStandIn, hub_stand_in
@@ -67,24 +67,6 @@ def readable_by_core() -> dict[str, torch.Tensor]:
     expected = acestep.AceStep(config, files.SHAPES_ONLY).state_dict()
     parts = ("decoder.", "encoder.lyric_encoder.layers.")
     return {name: torch.zeros(like.shape).bfloat16() for name, like in expected.items() if name.startswith(parts)}
-
-
-def failure(run: Run, prompt: Prompt) -> tuple[str, str]:
-    """Return the class of the node that failed and its sentence."""
-    assert not run.ok
-    (error,) = run.errors
-    assert prompt[error["node_id"]]["class_type"] == error["node_type"]
-    sentence = error["exception_message"].rstrip("\n")
-    assert "\n" not in sentence
-    return error["node_type"], sentence
-
-
-def assert_fails(client: Client, prompt: Prompt, at: str, *words: str) -> Run:
-    run = client.run(prompt)
-    failed, sentence = failure(run, prompt)
-    assert failed == at
-    assert [word for word in words if word not in sentence] == [], sentence
-    return run
 
 
 # Refused by ComfyUI itself, from what our nodes declare: nothing runs.

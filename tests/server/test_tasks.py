@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from api_prompts import Prompt, add, link, node, shipped
+from api_prompts import Prompt, add, assert_fails, link, node, shipped
 from client import Client, Run
 from comfyui import Server
 
@@ -226,16 +226,6 @@ def bad_recordings(server: Server) -> Iterator[None]:
     yield
     for path in paths:
         path.unlink()
-
-
-def assert_fails(client: Client, prompt: Prompt, at: str, *words: str) -> None:
-    run = client.run(prompt)
-    assert not run.ok
-    (error,) = run.errors
-    sentence = error["exception_message"].rstrip("\n")
-    assert error["node_type"] == at
-    assert "\n" not in sentence
-    assert [word for word in words if word not in sentence] == [], sentence
 
 
 @pytest.mark.parametrize(
