@@ -7,7 +7,7 @@ Source: ace-step/ACE-Step-1.5, `acestep/test_time_scaling.py`; the planner was r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -57,10 +57,16 @@ def bytes_to_score(planner: Reader, song: SongSpec, codes: AudioCodes) -> int:
     return likelihood_bytes(planner.model.config, n_question, n_answers, planner.dtype.itemsize)
 
 
-def score_plans(planner: Reader, song: SongSpec, codes: AudioCodes, scale: float = PMI_SCALE) -> tuple[Score, ...]:
+def score_plans(
+    planner: Reader,
+    song: SongSpec,
+    codes: AudioCodes,
+    scale: float = PMI_SCALE,
+    on_plan: Callable[[int, int], None] | None = None,
+) -> tuple[Score, ...]:
     """Return a score for each plan: `plan`, and its parts under `plan_…`. scale: see pmi_score.
 
-    What does not depend on the codes is asked once for all plans.
+    What does not depend on the codes is asked once for all plans. on_plan is told how many of how many are done.
 
     Raises: ValueError without codes, or for a song that says nothing to compare them with.
     """
@@ -80,6 +86,8 @@ def score_plans(planner: Reader, song: SongSpec, codes: AudioCodes, scale: float
             for index, answer in enumerate(told)
         ]
         scores.append(Score((NamedScore(PLAN, reward(pmi, recalls)), *pmi, *recalls)))
+        if on_plan is not None:
+            on_plan(len(scores), codes.n_plans)
     return tuple(scores)
 
 

@@ -99,9 +99,11 @@ class AceStepScorePlan(io.ComfyNode):
     def execute(cls, planner, song, codes, score=None):
         from ..acestep_core.plan_score import bytes_to_score, score_plans
         from ..acestep_core.scoring.scores import Scores
+        from . import host
 
         ready = planner.ready(bytes_to_score(planner.planner, song, codes))
-        found = Scores(score_plans(ready, song, codes), tuple(range(codes.n_plans)))
+        scored = score_plans(ready, song, codes, on_plan=host.part_progress())
+        found = Scores(scored, tuple(range(codes.n_plans)))
         text = "\n".join(f"plan {plan + 1}: {_planned(each)}" for plan, each in enumerate(found.takes))
         return io.NodeOutput(found if score is None else score.extended(found), ui={"text": (text,)})
 
