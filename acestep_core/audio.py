@@ -17,7 +17,7 @@ def normalize_peak(audio: Tensor, peak_dbfs: float) -> Tensor:
     Source: ace-step/ACE-Step-1.5, `acestep/audio_utils.py`.
     """
     if peak_dbfs > 0:
-        raise ValueError(f"loudness must be 0 dBFS or below, got {peak_dbfs:g}")
+        raise ValueError(f"the peak must be 0 dBFS or below, got {peak_dbfs:g}")
     peak = audio.abs().amax(dim=(1, 2), keepdim=True)
     gain = 10 ** (peak_dbfs / 20) / peak.clamp(min=SILENT_PEAK)
     return audio * torch.where(peak < SILENT_PEAK, torch.ones_like(gain), gain)

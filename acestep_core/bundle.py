@@ -17,7 +17,7 @@ from typing import Any
 
 from . import codes as codes_file
 from .scoring.score import Score
-from .scoring.subtitles import lrc, srt
+from .scoring.subtitles import lrc, srt, word_lrc
 from .types import AudioCodes, SongSpec, Take
 
 PACK_VERSION = "0.1.0"  # as in pyproject.toml
@@ -26,6 +26,7 @@ FORMAT = "acestep-take"
 VERSION = 1
 DOCUMENT_SUFFIX = ".json"
 LYRICS_SUFFIX = ".lrc"
+WORDS_SUFFIX = ".words.lrc"
 SUBTITLES_SUFFIX = ".srt"
 
 # What Windows keeps from file names, and the names it keeps to itself.
@@ -63,19 +64,19 @@ class Origin:
     score: Score | None = None
 
 
-def clean_prefix(prefix: str) -> str:
-    """Return a prefix, folders and a name with / between, in characters that every system takes.
+def clean_prefix(prefix: str, name: str = "filename_prefix") -> str:
+    """Return a prefix, folders and a name with / between, in characters that every system takes. name: the input's.
 
     Raises ValueError for one that leads out of the folder it is put under, or that names nothing.
     """
     path = PureWindowsPath(prefix)  # parts at / and at \, and knows drives
     if path.anchor or ".." in path.parts:
         raise ValueError(
-            f'filename_prefix "{prefix}" leads out of ComfyUI\'s output folder; use a folder and a name inside it, '
+            f'{name} "{prefix}" leads out of ComfyUI\'s output folder; use a folder and a name inside it, '
             'such as "audio/acestep"'
         )
     if not path.parts:
-        raise ValueError('filename_prefix is empty; give a name, such as "audio/acestep"')
+        raise ValueError(f'{name} is empty; give a name, such as "audio/acestep"')
     return "/".join(map(_clean, path.parts))
 
 
@@ -113,6 +114,7 @@ def sidecars(origin: Origin) -> dict[str, Writer]:
         files[LYRICS_SUFFIX] = partial(write_text, origin.lrc)
     elif origin.score is not None and origin.score.lines:
         files[LYRICS_SUFFIX] = partial(write_text, lrc(origin.score.lines))
+        files[WORDS_SUFFIX] = partial(write_text, word_lrc(origin.score.lines))
         files[SUBTITLES_SUFFIX] = partial(write_text, srt(origin.score.lines))
     return files
 

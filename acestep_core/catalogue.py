@@ -253,6 +253,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
 # Named shortcuts: what one download should bring so that a first song can be made.
 SETS: dict[str, tuple[str, ...]] = {
     "turbo set": ("acestep_v1.5_turbo.safetensors", "qwen_0.6b_ace15.safetensors", "ace_1.5_vae.safetensors"),
+    "base set": ("acestep_v1.5_base.safetensors", "qwen_0.6b_ace15.safetensors", "ace_1.5_vae.safetensors"),
 }
 
 

@@ -60,7 +60,7 @@ def load(path: Path) -> AudioCodes:
 
 def _check(name: str, plan: int, sequence: object) -> None:
     if not isinstance(sequence, list):
-        raise ValueError(f"{name}: plan {plan} is no list of codes")
+        raise ValueError(f"{name}: plan {plan + 1} is no list of codes")
     for position, code in enumerate(sequence):
         if type(code) is not int:
-            raise ValueError(f"{name}: plan {plan} has {code!r} at position {position}, which is no code")
+            raise ValueError(f"{name}: plan {plan + 1} has {code!r} at position {position}, which is no code")

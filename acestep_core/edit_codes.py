@@ -67,7 +67,7 @@ def replace(first: AudioCodes, second: AudioCodes, start: int = 0, stop: int | N
         length = span.stop - span.start
         if length > len(b):
             raise ValueError(
-                f"plan {plan}: {_s(length)} are to be replaced, the second codes last {_s(len(b))}; "
+                f"plan {plan + 1}: {_s(length)} are to be replaced, the second codes last {_s(len(b))}; "
                 "replace less or repeat them first"
             )
         return a[: span.start] + b[:length] + a[span.stop :]
@@ -89,7 +89,7 @@ def crossfade(first: AudioCodes, second: AudioCodes, overlap: int) -> AudioCodes
     def faded(plan: int, a: Ids, b: Ids) -> Ids:
         if overlap > min(len(a), len(b)):
             raise ValueError(
-                f"plan {plan}: an overlap of {_s(overlap)} is longer than the codes, which last {_s(len(a))} "
+                f"plan {plan + 1}: an overlap of {_s(overlap)} is longer than the codes, which last {_s(len(a))} "
                 f"and {_s(len(b))}; make it shorter"
             )
         weights = torch.arange(1, overlap + 1) / (overlap + 1)
@@ -142,11 +142,11 @@ def _span(plan: int, sequence: Ids, start: int, stop: int | None) -> slice:
     if start < 0:
         raise ValueError(f"start must be 0 s or more, got {_s(start)}")
     if start >= length:
-        raise ValueError(f"plan {plan}: the start at {_s(start)} is past the end at {_s(length)}; start earlier")
+        raise ValueError(f"plan {plan + 1}: the start at {_s(start)} is past the end at {_s(length)}; start earlier")
     if stop > length:
-        raise ValueError(f"plan {plan}: the span ends at {_s(stop)}, the codes at {_s(length)}; end it earlier")
+        raise ValueError(f"plan {plan + 1}: the span ends at {_s(stop)}, the codes at {_s(length)}; end it earlier")
     if stop <= start:
-        raise ValueError(f"plan {plan}: no code lies between {_s(start)} and {_s(stop)}; end the span later")
+        raise ValueError(f"plan {plan + 1}: no code lies between {_s(start)} and {_s(stop)}; end the span later")
     return slice(start, stop)
 
 

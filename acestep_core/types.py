@@ -52,8 +52,7 @@ class SongSpec:
             )
         if self.duration_s is not None and not MIN_DURATION_S <= self.duration_s <= MAX_DURATION_S:
             raise ValueError(
-                f"duration must be {MIN_DURATION_S} to {MAX_DURATION_S} s, got {self.duration_s:g} s; "
-                "0 lets the model decide"
+                f"duration must be {MIN_DURATION_S} to {MAX_DURATION_S} s, got {self.duration_s:g} s; 0 is auto"
             )
 
     @property

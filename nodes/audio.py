@@ -124,7 +124,7 @@ class AceStepReference(io.ComfyNode):
             node_id="AceStepReference",
             display_name="ACE-Step Reference",
             category=AUDIO,
-            description="Takes up to 30 s of recordings whose voice, instruments and mix a song should sound like.",
+            description="Takes 30 s of each recording whose voice, instruments and mix a song should sound like.",
             search_aliases=["timbre", "reference audio", "style audio"],
             inputs=[
                 io.Vae.Input("vae", tooltip="From Load ACE-Step VAE, or core's own loader."),

@@ -59,7 +59,7 @@ class AceStepEditCodes(io.ComfyNode):
                     default=2,
                     min=1,
                     max=MAX_TIMES,
-                    tooltip="How many times repeat plays the span, 1 changes nothing.",
+                    tooltip="How many times repeat plays the span; 1 changes nothing.",
                 ),
                 io.Float.Input(
                     "overlap",
@@ -114,4 +114,4 @@ def _summary(before, after) -> str:
         f"{len(old) / CODE_RATE:g} s → {len(new) / CODE_RATE:g} s, {len(new)} codes"
         for old, new in zip(cycle(before.sequences), after.sequences, strict=False)
     ]
-    return lines[0] if len(lines) == 1 else "\n".join(f"plan {plan}: {line}" for plan, line in enumerate(lines))
+    return lines[0] if len(lines) == 1 else "\n".join(f"plan {plan + 1}: {line}" for plan, line in enumerate(lines))

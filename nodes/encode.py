@@ -31,7 +31,8 @@ class AceStepEncode(io.ComfyNode):
                 CodesSocket.Input(
                     "codes",
                     optional=True,
-                    tooltip="Audio codes to follow, one plan for each sequence. They also set the length.",
+                    tooltip="Audio codes to follow, one plan for each sequence. They also set the length, where no "
+                    "task does.",
                 ),
                 io.Float.Input(
                     "codes_strength",
@@ -40,7 +41,7 @@ class AceStepEncode(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Part of the steps that follow the codes, 0 to 1. After it the model goes on by the text "
-                    "alone. A task has a strength of its own.",
+                    "alone. Does nothing without codes or with a task; a cover has a strength of its own.",
                     advanced=True,
                 ),
                 TaskSocket.Input(

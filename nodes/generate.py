@@ -150,7 +150,7 @@ def _check(model: AceStepModel, conditioning: list, options: Options, n_frames: 
     if task is not None and task.rule.needs_base and model.variant != "base":
         raise ValueError(
             f"{task.name} needs a base model, this is {model.variant}; load acestep_v1.5_base, "
-            'or set "variant" to base if this is one'
+            'or set "variant" to base (xl-base) if this is one'
         )
     if task is not None and n_frames != task.window_frames:
         raise ValueError(

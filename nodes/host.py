@@ -187,4 +187,5 @@ def path_of(categories: tuple[str, ...], name: str) -> Path:
             if path.exists():
                 return path
     where = " or ".join(f"models/{category}" for category in categories)
-    raise FileNotFoundError(f'"{name}" is not in {where}; put it there or run "ACE-Step Download"')
+    fetched = "" if "loras" in categories else ' or run "ACE-Step Download"'
+    raise FileNotFoundError(f'"{name}" is not in {where}; put it there{fetched}')

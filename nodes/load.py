@@ -22,7 +22,7 @@ class AceStepLoadModel(io.ComfyNode):
             node_id="AceStepLoadModel",
             display_name="Load ACE-Step Model",
             category=LOADERS,
-            description="Loads the diffusion transformer with its condition encoder and audio tokenizer.",
+            description="Loads the music model: diffusion transformer, condition encoder and audio tokenizer.",
             search_aliases=["ace step dit", "unet loader", "diffusion model"],
             inputs=[
                 io.Combo.Input(
@@ -81,7 +81,7 @@ class AceStepLoadTextEncoder(io.ComfyNode):
                     "text_encoder",
                     options=_options(TEXT_ENCODER_FOLDERS),
                     tooltip="A file or folder in models/text_encoders, or an all-in-one file in models/checkpoints. "
-                    "Not the 5 Hz planner.",
+                    "Not the planner, which lies there too.",
                 )
             ],
             outputs=[TextEncoderSocket.Output(display_name="text_encoder", tooltip="For ACE-Step Encode Song.")],

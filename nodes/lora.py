@@ -112,7 +112,7 @@ def _portable(adapter, name: str) -> str:
     from ..acestep_core.lora.portable import save_portable
     from .host import Path
 
-    file = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'))}.safetensors"
+    file = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'), 'portable_copy')}.safetensors"
     path = Path(folder_paths.get_output_directory()) / file
     if not path.exists():
         save_portable(adapter, path)

@@ -24,7 +24,7 @@ def _seed_input():
         min=0,
         max=MAX_SEED,
         control_after_generate=True,
-        tooltip="Seed of the words and of the first plan; the next plans count up from it.",
+        tooltip="Another seed is another result. Where several plans are made, the next ones count up from it.",
     )
 
 
@@ -45,7 +45,7 @@ def _sampling_inputs():
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Draw only from the likeliest tokens that make up this part of the probability. 1 is off.",
+            tooltip="Draw only from the likeliest tokens that make up this part of the probability. 0 and 1 are off.",
             advanced=True,
         ),
         io.Int.Input(
@@ -70,19 +70,22 @@ class AceStepPlan(io.ComfyNode):
             search_aliases=["5hz lm", "thinking", "audio codes", "chain of thought"],
             inputs=[
                 _planner_input(),
-                SongSocket.Input("song", tooltip="What to plan. What it tells stays as it is."),
+                SongSocket.Input(
+                    "song", tooltip="What to plan. What it tells stays, but for the caption where think_caption is on."
+                ),
                 _seed_input(),
                 io.Int.Input(
                     "plans",
                     default=1,
                     min=1,
                     max=MAX_TAKES,
-                    tooltip="How many plans to make, 1 to 8. They share tempo, key and caption; their codes differ.",
+                    tooltip="How many plans to make, 1 to 8. They share tempo, key, length and caption; their codes "
+                    "differ.",
                 ),
                 io.Boolean.Input(
                     "think_codes",
                     default=True,
-                    tooltip="Sketch the music in audio codes, five a second. Off leaves that to the diffusion model.",
+                    tooltip="Sketch the music in audio codes, five a second. Off leaves that to the music model.",
                 ),
                 io.Boolean.Input(
                     "think_metadata",
@@ -118,7 +121,7 @@ class AceStepPlan(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.1,
-                    tooltip="How strictly the codes follow the song. 1 is off and twice as fast.",
+                    tooltip="How strictly the codes follow the song. 1 and below is off, and faster.",
                     advanced=True,
                 ),
                 io.String.Input(
@@ -250,7 +253,11 @@ class AceStepUnderstand(io.ComfyNode):
             search_aliases=["caption audio", "transcribe"],
             inputs=[
                 _planner_input(),
-                CodesSocket.Input("codes", tooltip="Audio codes; of several plans the first is described."),
+                CodesSocket.Input(
+                    "codes",
+                    tooltip="Audio codes, such as a recording's from ACE-Step Tokenize; of several plans the first is "
+                    "described.",
+                ),
                 _seed_input(),
                 *_sampling_inputs(),
             ],

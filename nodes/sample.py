@@ -249,8 +249,8 @@ class AceStepSample(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="From ACE-Step Encode Song."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="Gives the length. Frames outside its noise mask, if it has one, are kept. For a morph, "
-                    "the song to begin from.",
+                    tooltip="From ACE-Step Encode Song: gives the length. Frames outside its noise mask, if it has "
+                    "one, are kept. For a morph, the song to begin from.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -281,8 +281,8 @@ class AceStepSample(io.ComfyNode):
                     min=0.0,
                     max=MAX_SHIFT,
                     step=0.1,
-                    tooltip="Above 1 spends more steps on structure, below on detail. 0 is auto: 3 on turbo, 1 on sft "
-                    "and base.",
+                    tooltip="Above 1 spends more steps on structure, below on detail. 0 is auto: 3 on turbo, 1 on "
+                    "turbo-shift1, sft and base.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -290,8 +290,8 @@ class AceStepSample(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How strictly sft and base models follow the prompt. 0 is auto: 7 there, 1 (none) on "
-                    "turbo.",
+                    tooltip="How strictly sft and base models follow caption and lyrics. 0 is auto: 7 there, 1 (none) "
+                    "on turbo.",
                 ),
                 io.String.Input(
                     "seeds",

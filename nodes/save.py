@@ -36,8 +36,8 @@ class AceStepSave(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="flac",
-                    tooltip="flac (24-bit) and wav lose nothing; wav 32-bit float even keeps what is above full scale. "
-                    "mp3 and opus are smaller.",
+                    tooltip="flac (24-bit) and wav lose nothing you can hear; wav 32-bit float keeps what is above "
+                    "full scale. mp3 and opus are smaller.",
                 ),
                 SongSocket.Input("song", optional=True, tooltip="The song, for the JSON file beside the audio."),
                 CodesSocket.Input(

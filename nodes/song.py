@@ -53,8 +53,8 @@ class AceStepSong(io.ComfyNode):
                     "language",
                     options=[AUTO, *LANGUAGES],
                     default=AUTO,
-                    tooltip="Language of the lyrics, as a code such as en, es or ja. auto lets the model hear for "
-                    "itself.",
+                    tooltip="Language of the lyrics, as a code such as en, es or ja. auto leaves it open; a planner "
+                    "may find it.",
                 ),
                 io.Int.Input(
                     "bpm",
@@ -78,7 +78,8 @@ class AceStepSong(io.ComfyNode):
                     min=0.0,
                     max=MAX_DURATION_S,
                     step=0.1,
-                    tooltip="Length in seconds, 10 to 600. 0 is auto: as long as the codes or the source, else 120 s.",
+                    tooltip="Length in seconds, 10 to 600. 0 is auto: as long as the codes, else 120 s. A task's "
+                    "source comes before it.",
                 ),
             ],
             outputs=[SongSocket.Output(display_name="song", tooltip="For ACE-Step Encode Song and the planner.")],

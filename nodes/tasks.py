@@ -113,7 +113,11 @@ class AceStepRepaint(io.ComfyNode):
             search_aliases=["inpaint", "edit region", "fix line"],
             inputs=[
                 _source_input(),
-                io.Mask.Input("mask", tooltip="1 where to generate: from ACE-Step Region, or several of them joined."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="1 where to generate: from ACE-Step Region, several of those joined, or ACE-Step Weak "
+                    "Lines.",
+                ),
                 io.Combo.Input(
                     "mode",
                     options=KEEP_MODES,
@@ -207,7 +211,8 @@ class AceStepLego(io.ComfyNode):
                     "keep_outside",
                     default=True,
                     optional=True,
-                    tooltip="With a mask: keep the song outside of it. Off leaves there what the model makes of it.",
+                    tooltip="With a mask: outside of it the song stays, inside only the new track is heard. Off leaves "
+                    "outside what the model makes of it.",
                 ),
             ],
             outputs=_outputs(),

@@ -164,8 +164,8 @@ START_BASE = Note(
     "Start here",
     "**Base or turbo?** Base takes 50 steps, turbo 8, and each of base's steps asks the model twice: slower, but it "
     "obeys *guidance*.\n\n"
-    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *turbo set* and "
-    "*acestep_v1.5_base.safetensors*, then press **R**.\n\n"
+    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *base set* "
+    "(6.3 GB), then press **R**.\n\n"
     "**Change first**\n\n"
     "1. *caption*, *lyrics*, *duration*\n"
     "2. *guidance*: 0 is 7; lower is freer, higher keeps closer to the words\n"
@@ -196,8 +196,9 @@ START_IDEA = Note(
 START_UNDERSTAND = Note(
     "Start here",
     "**What is this?** The planner describes the music it reads in audio codes, five a second.\n\n"
-    "**Your own codes:** copy them from **ACE-Step Codes to Text**, or put **ACE-Step Load Codes** in place of the "
-    "text. Those here are only an example, and ten seconds long.\n\n"
+    "**Your own music:** put **Load Audio**, **ACE-Step Encode Audio** and **ACE-Step Tokenize** in place of the text, "
+    "with the loaders of VAE and model; for saved codes **ACE-Step Load Codes**. Those here are an example of ten "
+    "seconds.\n\n"
     "**No models yet?** Take the link under *Errors*, or add the node *ACE-Step Download*, run "
     "*qwen_1.7b_ace15.safetensors*, then press **R**.",
     220,
@@ -210,21 +211,18 @@ YOUR_FILE = Note(
 )
 
 
-def _start(what: str, first: Sequence[str], more: str = "", height: int = 250, model: str = "") -> Note:
+def _start(what: str, first: Sequence[str], height: int = 250, models: str = "turbo set", also: str = "") -> Note:
     """Return the note of a workflow that starts from music of the user's own."""
-    files = "*turbo set* (6.3 GB)" + (f" and *{model}*" if model else "")
     steps = "\n".join(f"{number}. {step}" for number, step in enumerate(first, 1))
     return Note(
         "Start here",
-        f"{what}\n\n**Change first**\n\n{steps}\n\n{f'{more}{chr(10)}{chr(10)}' if more else ''}"
-        f"**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run {files}, then "
-        "press **R**.",
+        f"{what}\n\n**Change first**\n\n{steps}\n\n"
+        f"**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *{models}* (6.3 "
+        f"GB){f' and *{also}*' if also else ''}, then press **R**.",
         height,
     )
 
 
-BASE_MODEL = "acestep_v1.5_base.safetensors"
-PLANNER_MODEL = "qwen_1.7b_ace15.safetensors"
 START_COVER = _start(
     "**A song you have, in another style.** Melody and form come from your recording, the sound from the caption.",
     ("your file in **Load Audio**", "*caption*: the new style", "*strength*: lower is freer"),
@@ -241,11 +239,15 @@ START_REPAINT = _start(
 )
 START_REGIONS = _start(
     "**Several parts at once.** Two regions are joined to one mask; the song is made only once.",
-    ("your file in **Load Audio**", "the regions; add more with another **Mask Composite**", "*caption*, *lyrics*"),
+    ("your file in **Load Audio**", "the regions; add more with another **Combine Masks**", "*caption*, *lyrics*"),
 )
 START_EXTEND = _start(
     "**Play on past the end.** *left* leads into the beginning, *right* goes on after the end.",
-    ("your file in **Load Audio**", "*right* and *left*, in seconds", "*lyrics* of the new part"),
+    (
+        "your file in **Load Audio**",
+        "*right* and *left*, in seconds",
+        "*lyrics*: what is sung in the *context*, then the new part",
+    ),
 )
 START_STITCH = _start(
     "**From one song into another.** The bridge is new, both songs stay.",
@@ -260,17 +262,17 @@ START_ENDLESS = _start(
 START_LEGO = _start(
     "**Another instrument for your song**, as a stem of its own to mix in.",
     ("your file in **Load Audio**", "*track*", "*caption*: how the track is played"),
-    model=BASE_MODEL,
+    models="base set",
 )
 START_EXTRACT = _start(
     "**Take a mix apart.** Every track you switch on becomes a file of its own, all of one length.",
     ("your file in **Load Audio**", "the tracks you want", "*caption*: what is in the mix"),
-    model=BASE_MODEL,
+    models="base set",
 )
 START_COMPLETE = _start(
     "**A band for a voice.** The model plays along with a stem.",
     ("a dry voice in **Load Audio**", "who should play", "*caption* and the *lyrics* that are sung"),
-    model=BASE_MODEL,
+    models="base set",
 )
 START_REFERENCE = _start(
     "**Sound like a recording.** Its voice and production, none of its melody.",
@@ -294,7 +296,7 @@ START_BEST = _start(
         "*plans* and *takes_per_plan*: as many as you like",
         "the weights in **Pick Best**",
     ),
-    model=PLANNER_MODEL,
+    also="qwen_1.7b_ace15.safetensors",
     height=290,
 )
 START_REPAIR = _start(
@@ -305,7 +307,11 @@ START_REPAIR = _start(
 )
 START_KARAOKE = _start(
     "**When is each line sung?** Your recording and its lyrics become LRC and SRT, beside the audio.",
-    ("your file in **Load Audio**", "the *lyrics* exactly as they are sung", "their *language*"),
+    (
+        "your file in **Load Audio**",
+        "the *lyrics* exactly as they are sung",
+        "their *language*, and the recording's length as *duration*",
+    ),
 )
 START_AUTOGEN = Note(
     "Start here",
@@ -319,7 +325,11 @@ START_AUTOGEN = Note(
 START_MORPH = _start(
     "**One song turns into another.** The first prompt says what your song is, the second what it shall become; what "
     "both share stays.",
-    ("your file in **Load Audio**", "both *caption*s", "*morph_end*: lower keeps more of the song"),
+    (
+        "your file in **Load Audio**, and its length as *duration* of both songs",
+        "both *caption*s",
+        "*morph_end*: lower follows the second prompt more",
+    ),
 )
 START_LORA = _start(
     "**A voice or style that somebody trained.** The loader says how much of it took: *matched 192 of 192 modules* is "

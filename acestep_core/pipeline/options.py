@@ -56,7 +56,7 @@ class Options:
         if self.morph is not None and (unknown := self._unknown_to_morph()):
             raise ValueError(
                 f"a morph works with euler, apg or cfg, and no wavelet correction, not with {', '.join(unknown)}; "
-                "change that or disconnect the prompt to morph from"
+                'change that or disconnect "morph_from"'
             )
 
     def guidance(self, scale: float) -> Guidance:

@@ -53,7 +53,7 @@ class SamplerSettings:
         if self.solver not in SOLVERS:
             raise ValueError(f'solver "{self.solver}" is unknown; choose one of {", ".join(SOLVERS)}')
         if self.norm_limit < 0:
-            raise ValueError(f"velocity norm limit must be 0 (off) or above, got {self.norm_limit:g}")
+            raise ValueError(f"velocity limit must be 0 (off) or above, got {self.norm_limit:g}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"velocity EMA must be 0 (off) to below 1, got {self.ema:g}")
         if not self.latent_rescale > 0:

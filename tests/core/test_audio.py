@@ -39,7 +39,7 @@ def test_normalising_twice_is_normalising_once() -> None:
 
 
 def test_a_level_above_full_scale_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"loudness must be 0 dBFS or below, got 0\.5"):
+    with pytest.raises(ValueError, match=r"the peak must be 0 dBFS or below, got 0\.5"):
         normalize_peak(takes(1.0), 0.5)
 
 

@@ -70,7 +70,7 @@ def test_choosing_a_name_gives_that_checkpoint_alone() -> None:
 
 
 def test_choosing_an_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"'acestep-v2'.*turbo set.*acestep-v15-xl-sft"):
+    with pytest.raises(ValueError, match=r"'acestep-v2'.*turbo set, base set.*acestep-v15-xl-sft"):
         catalogue.choose("acestep-v2")
 
 

@@ -190,20 +190,20 @@ TWO = AudioCodes((tuple(range(10)), tuple(range(5))))
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda: excerpt(TWO, 5), "plan 1: the start at 1 s is past the end at 1 s; start earlier"),
-        (lambda: excerpt(TWO, 0, 6), "plan 1: the span ends at 1.2 s, the codes at 1 s; end it earlier"),
-        (lambda: excerpt(TWO, 3, 3), "plan 0: no code lies between 0.6 s and 0.6 s; end the span later"),
-        (lambda: excerpt(TWO, 3, 0), "plan 0: no code lies between 0.6 s and 0 s; end the span later"),
+        (lambda: excerpt(TWO, 5), "plan 2: the start at 1 s is past the end at 1 s; start earlier"),
+        (lambda: excerpt(TWO, 0, 6), "plan 2: the span ends at 1.2 s, the codes at 1 s; end it earlier"),
+        (lambda: excerpt(TWO, 3, 3), "plan 1: no code lies between 0.6 s and 0.6 s; end the span later"),
+        (lambda: excerpt(TWO, 3, 0), "plan 1: no code lies between 0.6 s and 0 s; end the span later"),
         (lambda: excerpt(TWO, -1), "start must be 0 s or more, got -0.2 s"),
         (lambda: repeat(TWO, 0), "times must be 1 or more, got 0"),
-        (lambda: repeat(TWO, 2, 7), "plan 1: the start at 1.4 s is past the end at 1 s; start earlier"),
+        (lambda: repeat(TWO, 2, 7), "plan 2: the start at 1.4 s is past the end at 1 s; start earlier"),
         (
             lambda: replace(TWO, plan(1, 2), 1, 4),
-            "plan 0: 0.6 s are to be replaced, the second codes last 0.4 s; replace less or repeat them first",
+            "plan 1: 0.6 s are to be replaced, the second codes last 0.4 s; replace less or repeat them first",
         ),
         (
             lambda: crossfade(TWO, TWO, 6),
-            "plan 1: an overlap of 1.2 s is longer than the codes, which last 1 s and 1 s; make it shorter",
+            "plan 2: an overlap of 1.2 s is longer than the codes, which last 1 s and 1 s; make it shorter",
         ),
         (
             lambda: crossfade(TWO, TWO, 0),

@@ -133,7 +133,7 @@ def test_the_limit_holds_item_by_item() -> None:
     ("make", "sentence"),
     [
         (lambda: SamplerSettings("dpm"), 'solver "dpm" is unknown; choose one of euler, heun, sde'),
-        (lambda: SamplerSettings(norm_limit=-1), "velocity norm limit must be 0"),
+        (lambda: SamplerSettings(norm_limit=-1), "velocity limit must be 0"),
         (lambda: SamplerSettings(ema=1.0), r"velocity EMA must be 0 \(off\) to below 1, got 1"),
         (lambda: Dcw("both"), 'DCW mode "both" is unknown'),
         (lambda: Guidance("apg2"), 'guidance method "apg2" is unknown; choose one of apg, adg, cfg'),

@@ -19,7 +19,7 @@ from acestep_pack.acestep_core.types import AudioCodes, SongSpec, take_seeds
     [
         ("bpm", 29, r"bpm must be 30 to 300, got 29; 0 lets the model decide"),
         ("bpm", 301, r"bpm must be 30 to 300, got 301"),
-        ("duration_s", 9.9, r"duration must be 10 to 600 s, got 9.9 s; 0 lets the model decide"),
+        ("duration_s", 9.9, r"duration must be 10 to 600 s, got 9.9 s; 0 is auto"),
         ("duration_s", 600.1, r"duration must be 10 to 600 s, got 600.1 s"),
         ("duration_s", float("nan"), r"duration must be 10 to 600 s, got nan s"),
         ("key", "H major", r'key "H major" is unknown; write it like "C major"'),

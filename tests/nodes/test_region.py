@@ -225,13 +225,13 @@ def test_codes_are_edited_in_seconds_or_bars_and_the_node_says_so(
 
 def test_a_line_is_said_for_each_plan() -> None:
     _, said = edited(AudioCodes((tuple(range(10)), tuple(range(5)))), "repeat")
-    assert said == "plan 0: 2 s → 4 s, 20 codes\nplan 1: 1 s → 2 s, 10 codes"
+    assert said == "plan 1: 2 s → 4 s, 20 codes\nplan 2: 1 s → 2 s, 10 codes"
     _, said = edited(SECOND, "join", codes_2=AudioCodes(((1,), (2, 3))))
-    assert said == "plan 0: 6 s → 6.2 s, 31 codes\nplan 1: 6 s → 6.4 s, 32 codes"
+    assert said == "plan 1: 6 s → 6.2 s, 31 codes\nplan 2: 6 s → 6.4 s, 32 codes"
 
 
 def test_an_end_before_the_first_code_is_not_taken_for_the_end_of_the_codes() -> None:
-    with pytest.raises(ValueError, match=r"plan 0: no code lies between 0 s and 0 s; end the span later"):
+    with pytest.raises(ValueError, match=r"plan 1: no code lies between 0 s and 0 s; end the span later"):
         edited(FIRST, "slice", end=0.05)
 
 

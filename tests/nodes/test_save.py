@@ -19,7 +19,7 @@ from acestep_pack.acestep_core.bundle import KEY
 from acestep_pack.acestep_core.scoring.lyrics import TimedLine
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score
 from acestep_pack.acestep_core.scoring.scores import Scores
-from acestep_pack.acestep_core.scoring.subtitles import lrc, srt
+from acestep_pack.acestep_core.scoring.subtitles import lrc, srt, word_lrc
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
 from acestep_pack.nodes import write_audio
 from acestep_pack.nodes.save import AceStepSave
@@ -228,9 +228,10 @@ def test_each_take_keeps_its_own_scores_and_timed_lyrics(output: Path) -> None:
     for file, take in zip(files, score.takes, strict=True):
         assert (output / file).with_suffix(".lrc").read_text(encoding="utf-8") == lrc(take.lines)
         assert (output / file).with_suffix(".srt").read_text(encoding="utf-8") == srt(take.lines)
+        assert (output / file).with_suffix(".words.lrc").read_text(encoding="utf-8") == word_lrc(take.lines)
     assert lrc(score.takes[0].lines) != lrc(score.takes[1].lines)
     sidecars = json.loads((output / files[1]).with_suffix(".json").read_text(encoding="utf-8"))[KEY]["sidecars"]
-    assert sidecars == ["song_00002.lrc", "song_00002.srt"]
+    assert sidecars == ["song_00002.lrc", "song_00002.words.lrc", "song_00002.srt"]
 
 
 def test_given_lyrics_come_before_those_of_a_score(output: Path) -> None:
