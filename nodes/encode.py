@@ -70,6 +70,7 @@ class AceStepEncode(io.ComfyNode):
         from ..acestep_core.pipeline.condition import n_frames_of
         from ..acestep_core.pipeline.encode import encode
         from ..acestep_core.types import AudioCodes, Take
+        from . import host
 
         codes = codes or AudioCodes()
         n_frames = n_frames_of(song, codes, task)
@@ -80,4 +81,4 @@ class AceStepEncode(io.ComfyNode):
             extras["audio_codes"] = [list(sequence) for sequence in codes.sequences]
         empty = torch.zeros(encoding.n_plans, n_frames, LATENT_CHANNELS)
         takes = tuple(Take(seed=0, plan=plan) for plan in range(encoding.n_plans))
-        return io.NodeOutput([[encoding.text.states, extras]], latent(empty, takes))
+        return io.NodeOutput([[encoding.text.states, extras]], latent(host.to_intermediate(empty), takes))

@@ -44,7 +44,7 @@ def recorded_latent(samples: torch.Tensor, waveform: torch.Tensor) -> dict:
 def recording_of(value: dict) -> torch.Tensor | None:
     """Return the recording [B, 2, S] of core's LATENT, None without one or where its samples have changed since."""
     recorded = value.get(RECORDED_KEY)
-    if recorded is not None and not torch.equal(recorded, value["samples"]):
+    if recorded is not None and not torch.equal(recorded, value["samples"].to(recorded.device)):
         return None
     return value.get(WAVEFORM_KEY)
 

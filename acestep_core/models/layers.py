@@ -28,6 +28,9 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
         # One token: the heads that share a key head stand as its queries, and no kernel need repeat the keys.
         grouped = q.reshape(k.shape[0], k.shape[1], -1, k.shape[3])
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
+    if mask is not None and q.device.type == "cuda":
+        # Its fused kernels take a mask or fewer key heads, never both; what is left writes every score down.
+        k, v = (heads.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for heads in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 

@@ -123,6 +123,8 @@ class AudioDetokenizer(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Return latents [B, 5K, 64] of quantised vectors [B, K, width]."""
         batch, n_codes, _ = vectors.shape
+        if not n_codes:  # a plan may be empty beside others, and CUDA's attention takes no empty batch
+            return vectors.new_zeros(batch, 0, LATENT_CHANNELS)
         groups = [self._group(some) for some in vectors.flatten(0, 1).split(GROUPS_AT_ONCE)]
         return torch.cat(groups).reshape(batch, n_codes * FRAMES_PER_CODE, LATENT_CHANNELS)
 
