@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import accumulate
-from operator import mul
 
 import torch
 from torch import Tensor
 
-from .constants import CODE_RATE, FSQ_LEVELS
-from .models.tokenizer import dequantize
+from .constants import CODE_RATE
+from .models.tokenizer import dequantize, nearest
 from .types import AudioCodes
 
 Ids = tuple[int, ...]
@@ -96,20 +94,6 @@ def crossfade(first: AudioCodes, second: AudioCodes, overlap: int) -> AudioCodes
         return a[:-overlap] + _blend(a[-overlap:], b[:overlap], weights) + b[overlap:]
 
     return _each_pair(first, second, faded)
-
-
-def nearest(numbers: Tensor) -> Tensor:
-    """Return the codes [...] closest to numbers [..., 6] in [−1, 1].
-
-    Undoes `dequantize` exactly. `quantize` would not: it bends what the network says by a tanh first.
-    """
-    levels = torch.tensor(FSQ_LEVELS)
-    digits = torch.floor((levels - 1) * (numbers + 1) / 2 + 0.5).long()
-    return (digits * torch.tensor(_PLACE_VALUES)).sum(-1)
-
-
-# The first digit is the least significant.
-_PLACE_VALUES = tuple(accumulate((1, *FSQ_LEVELS[:-1]), mul))
 
 
 def _blend(a: Ids, b: Ids, weights: Tensor) -> Ids:

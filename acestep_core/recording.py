@@ -28,7 +28,12 @@ def recording(waveform: Tensor, sample_rate: int, name: str = "this audio") -> T
     Raises: ValueError for more than two channels, NaN, silence, less than one latent frame, or a rate that
     cannot be brought to 48 kHz.
     """
-    _check_shape(waveform, sample_rate, name)
+    check_audio(waveform, sample_rate, name)
+    if waveform.shape[-1] * SAMPLE_RATE < SAMPLES_PER_FRAME * sample_rate:
+        raise ValueError(
+            f"{name} lasts {waveform.shape[-1] / sample_rate:.4g} s, less than one latent frame of "
+            f"{SAMPLES_PER_FRAME / SAMPLE_RATE:g} s; use a longer recording"
+        )
     heard = _resampled(waveform.float(), sample_rate, name)
     low, high = heard.flatten(1).aminmax(dim=1)
     peaks = torch.maximum(high, -low)
@@ -48,18 +53,14 @@ def whole_frames(waveform: Tensor) -> Tensor:
     return torch.nn.functional.pad(waveform, (0, missing)) if missing else waveform
 
 
-def _check_shape(waveform: Tensor, sample_rate: int, name: str) -> None:
+def check_audio(waveform: Tensor, sample_rate: int, name: str) -> None:
+    """Raise ValueError, calling it by name, for what is no audio [items, 1 or 2 channels, samples] of some rate."""
     if waveform.ndim != 3 or not waveform.numel():
         raise ValueError(f"{name} is {list(waveform.shape)}, it must be [items, channels, samples] and not empty")
     if waveform.shape[1] > AUDIO_CHANNELS:
         raise ValueError(f"{name} has {waveform.shape[1]} channels; mix it down to stereo first")
     if sample_rate < 1:
         raise ValueError(f"{name} has a sample rate of {sample_rate}; it must be above 0, usually 44100 or 48000")
-    if waveform.shape[-1] * SAMPLE_RATE < SAMPLES_PER_FRAME * sample_rate:
-        raise ValueError(
-            f"{name} lasts {waveform.shape[-1] / sample_rate:.4g} s, less than one latent frame of "
-            f"{SAMPLES_PER_FRAME / SAMPLE_RATE:g} s; use a longer recording"
-        )
 
 
 def _resampled(waveform: Tensor, sample_rate: int, name: str) -> Tensor:

@@ -66,16 +66,13 @@ class AceStepDecode(io.ComfyNode):
         from ..acestep_core.audio import fade, normalize_peak
         from ..acestep_core.constants import SAMPLE_RATE
         from ..acestep_core.pipeline.splice import can_splice, splice
-        from .sockets import latent_rows, latent_samples
+        from .sockets import latent_canvases, latent_rows
         from .vae import decode
 
-        samples = latent_samples(latent)
-        rows = latent_rows(latent)
-        if task is not None and samples.shape[1] != task.n_frames:
-            samples = task.assemble(samples, rows)  # a foreign sampler gives back the window only
+        samples = latent_canvases(latent, task)
         text = ""
         if can_splice(task):
-            takes = zip(samples, rows.tolist(), strict=True)
+            takes = zip(samples, latent_rows(latent).tolist(), strict=True)
             audio = torch.stack([splice(take, task, row, lambda part: decode(vae, part)) for take, row in takes])
             text = "the source's own samples are kept, at their level"
         else:

@@ -19,7 +19,7 @@ from ..acestep_core.presets import PRESETS, Resolved, resolve
 from ..acestep_core.types import Take, take_seeds
 from . import host
 from .guider import Morphing, run
-from .model import ROWS_KEY, AceStepModel, require_ours
+from .model import ROWS_KEY, AceStepModel, Part, require_ours
 from .sockets import ACESTEP_KEY, latent, latent_mask, latent_samples
 
 MORPH_TASKS = ("cover", "cover-nofsq")
@@ -282,10 +282,7 @@ def _chunk_size(patcher, conditioning: list, n_frames: int, n_takes: int, guided
 def _n_tokens(conditioning: list) -> int:
     """Return how long the packed condition is, 0 for one of core's own."""
     encoding: Encoding | None = conditioning[0][1].get(ACESTEP_KEY)
-    if encoding is None:
-        return 0
-    n_recordings = 1 if encoding.timbre is None else len(encoding.timbre)
-    return encoding.text.states.shape[1] + encoding.lyric.states.shape[1] + n_recordings
+    return 0 if encoding is None else Part(encoding, ()).n_tokens
 
 
 def _summary(

@@ -14,7 +14,6 @@ import torch
 from ..acestep_core.constants import FRAME_RATE, LATENT_CHANNELS
 from ..acestep_core.models.acestep import AceStep, fit
 from ..acestep_core.pipeline.condition import Condition, Encoding, condition
-from ..acestep_core.pipeline.tasks import Task
 from ..acestep_core.presets import PRESETS
 from ..acestep_core.scoring.attention import (
     PURE_NOISE,
@@ -31,7 +30,7 @@ from ..acestep_core.scoring.scores import Scores
 from . import host
 from .heat import Heat
 from .model import Part, require_ours
-from .sockets import ACESTEP_KEY, latent_rows, latent_samples, latent_takes
+from .sockets import ACESTEP_KEY, latent_canvases, latent_rows, latent_takes
 
 # More takes at once are hardly faster, and what was heard in all of them lies in the machine's own memory.
 MOST_AT_ONCE = 8
@@ -82,7 +81,7 @@ def listen(patcher, conditioning: list, latent_in: dict) -> Listened:
     encoding = _encoding(conditioning)
     takes, plans = latent_takes(latent_in), latent_rows(latent_in)
     rows = (plans % encoding.n_plans).tolist()
-    songs = _canvases(latent_samples(latent_in), plans, encoding.task)
+    songs = latent_canvases(latent_in, encoding.task)
     n_takes, n_frames = songs.shape[:2]
     sung_from = tuple(take.plan for take in takes) or tuple(rows)
     lyrics = Lyrics(encoding.lyric_ids.pieces)
@@ -113,11 +112,6 @@ def _encoding(conditioning: list) -> Encoding:
     if encoding is None or encoding.lyric_ids is None:
         raise ValueError('this conditioning does not tell its lyrics; make it with "ACE-Step Encode Song"')
     return encoding
-
-
-def _canvases(samples: torch.Tensor, plans: torch.Tensor, task: Task | None) -> torch.Tensor:
-    """Return whole takes [B, T, 64]; a foreign sampler gives back the window of a task only."""
-    return samples if task is None or samples.shape[1] == task.n_frames else task.assemble(samples, plans)
 
 
 def _ear(patcher, encoding: Encoding, heads: LyricHeads, windows: torch.Tensor) -> Ear:

@@ -9,7 +9,7 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import LATENT_CHANNELS
-from ..acestep_core.pipeline.tasks import Source
+from ..acestep_core.pipeline.tasks import Source, Task
 from ..acestep_core.types import Take
 
 TextEncoderSocket = io.Custom("ACESTEP_TEXT_ENCODER")
@@ -76,6 +76,13 @@ def latent_takes(value: dict) -> tuple[Take, ...]:
 def latent_rows(value: dict) -> torch.Tensor:
     """Return the plan of each item of core's LATENT; an item of a foreign one is taken in turn."""
     return torch.tensor([take.plan for take in latent_takes(value)] or range(value["samples"].shape[0]))
+
+
+def latent_canvases(value: dict, task: Task | None) -> torch.Tensor:
+    """Return the whole takes [B, T, 64] of core's LATENT; a foreign sampler gives back the window of a task only."""
+    samples = latent_samples(value)
+    whole = task is None or samples.shape[1] == task.n_frames
+    return samples if whole else task.assemble(samples, latent_rows(value))
 
 
 def latent_source(value: dict) -> Source:

@@ -16,7 +16,8 @@ import av
 import torch
 from torch import Tensor
 
-MAX_CHANNELS = 2
+from ..acestep_core.recording import check_audio
+
 # The highest rate of MP3 and the native one of Opus: what they cannot hold is brought here.
 LOSSY_RATE = 48_000
 MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, LOSSY_RATE)
@@ -66,12 +67,7 @@ def checked(audio: dict) -> tuple[Tensor, int]:
     Raises ValueError for what no file can hold: more than two channels, NaN, nothing at all.
     """
     waveform, sample_rate = audio["waveform"], audio["sample_rate"]
-    if waveform.ndim != 3 or not waveform.numel():
-        raise ValueError(f"the audio is {list(waveform.shape)}, it must be [items, channels, samples] and not empty")
-    if waveform.shape[1] > MAX_CHANNELS:
-        raise ValueError(f"the audio has {waveform.shape[1]} channels; mix it down to stereo first")
-    if sample_rate < 1:
-        raise ValueError(f"the audio has a sample rate of {sample_rate}; it must be above 0, usually 44100 or 48000")
+    check_audio(waveform, sample_rate, "the audio")
     if not torch.isfinite(waveform).all():
         raise ValueError("the audio holds NaN or infinity; run the step that made it again")
     return waveform.float().cpu(), sample_rate

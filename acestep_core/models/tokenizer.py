@@ -29,9 +29,17 @@ def quantize(z: Tensor) -> Tensor:
     """
     levels = torch.tensor(FSQ_LEVELS, device=z.device, dtype=torch.float32)
     reach = 1 + 1 / (levels - 1)
-    bounded = (reach * torch.tanh(z.float() / reach)).clamp(-1, 1)
-    digits = torch.floor((levels - 1) * (bounded + 1) / 2 + 0.5).long()
-    return (digits * _place_values(z.device)).sum(-1)
+    return nearest((reach * torch.tanh(z.float() / reach)).clamp(-1, 1))
+
+
+def nearest(numbers: Tensor) -> Tensor:
+    """Return the codes [...] closest to numbers [..., 6] in [−1, 1]; undoes `dequantize` exactly.
+
+    `quantize` does not: it bends what the network says by a tanh first.
+    """
+    levels = torch.tensor(FSQ_LEVELS, device=numbers.device, dtype=torch.float32)
+    digits = torch.floor((levels - 1) * (numbers + 1) / 2 + 0.5).long()
+    return (digits * _place_values(numbers.device)).sum(-1)
 
 
 def dequantize(codes: Tensor) -> Tensor:
