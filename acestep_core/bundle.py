@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from . import codes as codes_file
+from .codes import files as codes_file
 from .scoring.score import Score
 from .scoring.subtitles import lrc, srt, word_lrc
 from .types import AudioCodes, SongSpec, Take

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 load_pack()
 
+from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm  # noqa: E402
 from acestep_pack.acestep_core.constants import AUDIO_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME  # noqa: E402
-from acestep_pack.acestep_core.models.vae import Vae, VaeConfig, fold_weight_norm  # noqa: E402
+from acestep_pack.acestep_core.models.vae import Vae, VaeConfig  # noqa: E402
 
 MB = 1 << 20
 MINUTE_FRAMES = 60 * SAMPLE_RATE // SAMPLES_PER_FRAME

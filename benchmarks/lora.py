@@ -86,14 +86,14 @@ def steps(bare: Any, patched: Any, inputs: Inputs, rounds: int) -> str:
 
 def make_model(folder: Path, config: AceStepConfig, dtype: str) -> Any:
     """Return a MODEL of random weights."""
-    from acestep_pack.nodes import model as models
+    from acestep_pack.nodes.host import model as models
 
     network = AceStep(config, Build(dtype=DTYPES[dtype]))
     randomize(network)
     (folder / "config.json").write_text(json.dumps({"is_turbo": True}))
     save_file(network.state_dict(), folder / "model.safetensors")
     torch.save(torch.randn(1, 64, 1_000), folder / "silence_latent.pt")
-    return models.load(folder, "auto", dtype)
+    return models.load_model(folder, "auto", dtype)
 
 
 def rank_r(network: AceStep, rank: int) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ def with_ours(model: Any, path: Path) -> Any:
     """Return the MODEL with the adapter, as AceStepLoadLora makes it."""
     from acestep_pack.acestep_core.lora.files import read_adapter
     from acestep_pack.acestep_core.lora.fit import Strengths, fit
-    from acestep_pack.nodes.patch import patched, shapes_of
+    from acestep_pack.nodes.host.lora_patch import patched, shapes_of
 
     return patched(model, fit(read_adapter(path), shapes_of(model)), Strengths())
 

@@ -26,11 +26,11 @@ from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig  # n
 from acestep_pack.acestep_core.models.conditioner import Tokens  # noqa: E402
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build  # noqa: E402
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config  # noqa: E402
+from acestep_pack.acestep_core.planner.likelihood import likelihoods  # noqa: E402
 from acestep_pack.acestep_core.scoring.alignment import warp  # noqa: E402
 from acestep_pack.acestep_core.scoring.attention import LyricHeads, lyric_attention, lyric_heads, noise_level  # noqa: E402
-from acestep_pack.acestep_core.scoring.likelihood import likelihoods  # noqa: E402
+from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics  # noqa: E402
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics  # noqa: E402
-from acestep_pack.acestep_core.scoring.score import score_lyrics  # noqa: E402
 
 MB = 1 << 20
 N_LYRIC, N_OTHER = 250, 50  # condition tokens: of the lyrics, and of timbre and caption

@@ -41,25 +41,21 @@ sys.path.append(str(PACK_ROOT / "scripts"))
 
 import comfyui  # noqa: E402
 import recordings  # noqa: E402
-from acestep_pack.acestep_core.audio import normalize_peak  # noqa: E402
-from acestep_pack.acestep_core.constants import (  # noqa: E402
-    FRAME_RATE,
-    LATENT_CHANNELS,
-    REFERENCE_FRAMES,
-    SAMPLE_RATE,
-)
+from acestep_pack.acestep_core.audio.level import normalize_peak  # noqa: E402
+from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm  # noqa: E402
+from acestep_pack.acestep_core.constants import FRAME_RATE, LATENT_CHANNELS, REFERENCE_FRAMES, SAMPLE_RATE  # noqa: E402
 from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig  # noqa: E402
 from acestep_pack.acestep_core.models.conditioner import Tokens  # noqa: E402
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build, alternating  # noqa: E402
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config  # noqa: E402
-from acestep_pack.acestep_core.models.vae import Vae, VaeConfig, fold_weight_norm  # noqa: E402
+from acestep_pack.acestep_core.models.vae import Vae, VaeConfig  # noqa: E402
 from acestep_pack.acestep_core.pipeline.encode import encode  # noqa: E402
 from acestep_pack.acestep_core.pipeline.region import region  # noqa: E402
 from acestep_pack.acestep_core.pipeline.run import Branch, Run  # noqa: E402
 from acestep_pack.acestep_core.pipeline.sample import Preserve, SamplerSettings, sample  # noqa: E402
 from acestep_pack.acestep_core.pipeline.splice import can_splice, splice  # noqa: E402
 from acestep_pack.acestep_core.pipeline.tasks import BALANCED, Keep, Source, Task, extend, extract, repaint  # noqa: E402
-from acestep_pack.acestep_core.text import Ids, load_tokenizer  # noqa: E402
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer  # noqa: E402
 from acestep_pack.acestep_core.types import SongSpec  # noqa: E402
 
 MB = 1 << 20

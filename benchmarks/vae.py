@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 load_pack()
 
+from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm, from_comfyui_keys  # noqa: E402
 from acestep_pack.acestep_core.constants import FRAME_RATE  # noqa: E402
 from acestep_pack.acestep_core.models import vae  # noqa: E402
 
@@ -56,9 +57,9 @@ def build(width: int, dtype: torch.dtype, device: str) -> dict[str, nn.Module]:
     comfy_class = importlib.import_module("comfy.ldm.audio.autoencoder").AudioOobleckVAE
     theirs = comfy_class(channels=width, strides=list(config.strides))
     randomize(theirs)
-    renamed = vae.from_comfyui_keys(theirs.state_dict())
+    renamed = from_comfyui_keys(theirs.state_dict())
     ours = vae.Vae(config)
-    ours.load_state_dict(vae.fold_weight_norm(renamed))
+    ours.load_state_dict(fold_weight_norm(renamed))
     diffusers = AutoencoderOobleck(
         encoder_hidden_size=width, decoder_channels=width, downsampling_ratios=list(config.strides)
     )

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.v0_0_2 import io
 
+from ..acestep_core.audio.recording import recording, whole_frames
+from ..acestep_core.constants import FRAMES_PER_CODE, SAMPLE_RATE
+from ..acestep_core.models.silence import fit
+from ..acestep_core.models.tokenizer import GROUPS_AT_ONCE
+from ..acestep_core.pipeline.memory import MLP_COPIES, RESIDUAL_COPIES
+from ..acestep_core.pipeline.reference import EXCERPT_SAMPLES, Reference, excerpt
+from ..acestep_core.types import AudioCodes, Take
 from .codes import CODES
-from .sockets import CATEGORY, CodesSocket, ReferenceSocket
+from .host import memory
+from .host.model import require_ours
+from .host.sockets import CATEGORY, CodesSocket, ReferenceSocket, latent, latent_samples, recorded_latent
+from .host.vae import encode
 
 AUDIO = f"{CATEGORY}/audio"
 
@@ -33,11 +44,6 @@ class AceStepEncodeAudio(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, audio):
-        from ..acestep_core.constants import SAMPLE_RATE
-        from ..acestep_core.recording import whole_frames
-        from .sockets import recorded_latent
-        from .vae import encode
-
         waveform = _recording(audio)
         samples = encode(vae, whole_frames(waveform))
         n_items, n_frames, _ = samples.shape
@@ -64,9 +70,6 @@ class AceStepTokenize(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent):
-        from ..acestep_core.types import AudioCodes
-        from .sockets import latent_samples
-
         ours, device = _ready(model)
         dtype = ours.get_dtype_inference()
         frames, silence = latent_samples(latent), ours.silence.to(device, dtype)
@@ -94,13 +97,6 @@ class AceStepDetokenize(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, codes):
-        import torch
-
-        from ..acestep_core.constants import FRAMES_PER_CODE
-        from ..acestep_core.models.acestep import fit
-        from ..acestep_core.types import Take
-        from . import host
-        from .sockets import latent
 
         n_codes = max(map(len, codes.sequences), default=0)
         if not n_codes:
@@ -114,7 +110,7 @@ class AceStepDetokenize(io.ComfyNode):
 
         hints = torch.cat([hints_of(sequence) for sequence in codes.sequences])
         takes = tuple(Take(seed=0, plan=plan) for plan in range(codes.n_plans))
-        return io.NodeOutput(latent(host.to_intermediate(hints), takes))
+        return io.NodeOutput(latent(memory.to_intermediate(hints), takes))
 
 
 class AceStepReference(io.ComfyNode):
@@ -143,10 +139,6 @@ class AceStepReference(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, audio, reference=None):
-        from ..acestep_core.constants import SAMPLE_RATE
-        from ..acestep_core.pipeline.reference import EXCERPT_SAMPLES, Reference, excerpt
-        from .vae import encode
-
         waveform = _recording(audio, "the reference")
         made = Reference(encode(vae, excerpt(waveform)).contiguous())
         made = made if reference is None else made.beside(reference)
@@ -158,8 +150,6 @@ class AceStepReference(io.ComfyNode):
 
 def _recording(audio, name: str = "this audio"):
     """Return the waveform [B, 2, S] at 48 kHz of core's AUDIO, which a silent film has not."""
-    from ..acestep_core.recording import recording
-
     if audio is None:
         raise ValueError(f"{name} is missing: the film it should come from has no sound; connect a recording")
     return recording(audio["waveform"], audio["sample_rate"], name)
@@ -167,15 +157,9 @@ def _recording(audio, name: str = "this audio"):
 
 def _ready(patcher):
     """Return our model behind a MODEL socket, resident with room to code GROUPS_AT_ONCE groups, and its device."""
-    from ..acestep_core.constants import FRAMES_PER_CODE
-    from ..acestep_core.models.tokenizer import GROUPS_AT_ONCE
-    from ..acestep_core.pipeline.memory import MLP_COPIES, RESIDUAL_COPIES
-    from . import host
-    from .model import require_ours
-
     model = require_ours(patcher)
     shape = model.diffusion_model.config.encoder
     per_token = RESIDUAL_COPIES * shape.width + MLP_COPIES * shape.mlp_width
     n_tokens = GROUPS_AT_ONCE * (FRAMES_PER_CODE + 1)  # the learned token among them
     itemsize = model.get_dtype_inference().itemsize
-    return model, host.load_for(patcher, n_tokens * per_token * itemsize)
+    return model, memory.load_for(patcher, n_tokens * per_token * itemsize)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, CodesSocket
+from ..acestep_core.codes.files import SUFFIX, load, save
+from ..acestep_core.codes.text import from_text, to_text
+from .host.sockets import CATEGORY, CodesSocket
 
 CODES = f"{CATEGORY}/codes"
 SAVED_FOLDER = "codes"  # under ComfyUI's output folder
@@ -27,8 +30,6 @@ class AceStepCodesText(io.ComfyNode):
 
     @classmethod
     def execute(cls, codes):
-        from ..acestep_core.codes import to_text
-
         return io.NodeOutput(to_text(codes))
 
 
@@ -53,8 +54,6 @@ class AceStepCodesFromText(io.ComfyNode):
 
     @classmethod
     def execute(cls, text):
-        from ..acestep_core.codes import from_text
-
         return io.NodeOutput(from_text(text))
 
 
@@ -80,9 +79,6 @@ class AceStepSaveCodes(io.ComfyNode):
 
     @classmethod
     def execute(cls, codes, filename_prefix):
-        import folder_paths
-
-        from ..acestep_core.codes import SUFFIX, save
 
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
@@ -122,14 +118,10 @@ class AceStepLoadCodes(io.ComfyNode):
 
     @classmethod
     def execute(cls, file):
-        from ..acestep_core.codes import load
-
         return io.NodeOutput(load(_path(file)))
 
 
 def _roots() -> tuple[Path, Path]:
-    import folder_paths
-
     return Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory())
 
 
@@ -138,8 +130,6 @@ def _saved() -> list[str]:
 
     The whole output folder may hold years of work; walking it would slow down every page load.
     """
-    from ..acestep_core.codes import SUFFIX
-
     inputs, outputs = _roots()
     found = [*inputs.glob(f"*{SUFFIX}"), *(outputs / SAVED_FOLDER).rglob(f"*{SUFFIX}")]
     return sorted(path.relative_to(inputs if path.parent == inputs else outputs).as_posix() for path in found)
@@ -147,8 +137,6 @@ def _saved() -> list[str]:
 
 def _path(name: str) -> Path:
     """Return the file a combo value names, never one outside ComfyUI's input and output folders."""
-    import folder_paths
-
     for root in _roots():
         path = root / name
         if path.is_file() and folder_paths.is_within_directory(str(root), str(path)):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, TaskSocket
+from ..acestep_core.audio.level import fade, normalize_peak
+from ..acestep_core.constants import SAMPLE_RATE
+from ..acestep_core.pipeline.splice import can_splice, splice
+from .host.sockets import CATEGORY, TaskSocket, latent_canvases, latent_rows
+from .host.vae import decode
 
 
 class AceStepDecode(io.ComfyNode):
@@ -61,13 +66,6 @@ class AceStepDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, latent, normalize, peak_dbfs, fade_in, fade_out, task=None):
-        import torch
-
-        from ..acestep_core.audio import fade, normalize_peak
-        from ..acestep_core.constants import SAMPLE_RATE
-        from ..acestep_core.pipeline.splice import can_splice, splice
-        from .sockets import latent_canvases, latent_rows
-        from .vae import decode
 
         samples = latent_canvases(latent, task)
         text = ""

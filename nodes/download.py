@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.model_management
+import comfy.utils
+import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
-from ..acestep_core import catalogue
+from ..acestep_core.checkpoints import catalogue, download
 
 LIST = "list"
 # ComfyUI still registers its folders of old, `unet` even before `diffusion_models`; nobody looks there.
@@ -55,10 +58,6 @@ class AceStepDownload(io.ComfyNode):
 
 def _bring(checkpoint: catalogue.Checkpoint) -> list[str]:
     """Make sure the checkpoint is in one of ComfyUI's folders; return a report line per file."""
-    import comfy.model_management
-    import comfy.utils
-
-    from ..acestep_core import download
 
     present = [path for path in _folders(checkpoint) if download.is_present(checkpoint, path)]
     folder_dir = present[0] if present else _folders(checkpoint)[0]
@@ -74,8 +73,6 @@ def _bring(checkpoint: catalogue.Checkpoint) -> list[str]:
 
 
 def _list_line(checkpoint: catalogue.Checkpoint) -> str:
-    from ..acestep_core import download
-
     folders = _folders(checkpoint)
     staged_bytes = sum(download.staged_bytes(checkpoint, path) for path in folders)
     if any(download.is_present(checkpoint, path) for path in folders):
@@ -89,7 +86,5 @@ def _list_line(checkpoint: catalogue.Checkpoint) -> str:
 
 def _folders(checkpoint: catalogue.Checkpoint) -> list[Path]:
     """Return every folder ComfyUI reads the category from, the one to download into first."""
-    import folder_paths
-
     paths = [Path(path) for path in folder_paths.get_folder_paths(checkpoint.folder)]
     return sorted(paths, key=lambda path: path.name in LEGACY_FOLDERS)  # stable: the user's default stays first

@@ -6,9 +6,11 @@ from itertools import cycle
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.bars import UNITS, in_seconds
+from ..acestep_core.codes import edit
 from ..acestep_core.constants import CODE_RATE
-from .sockets import CATEGORY, CodesSocket, SongSocket
+from ..acestep_core.song.bars import UNITS, in_seconds
+from ..acestep_core.types import AudioCodes
+from .host.sockets import CATEGORY, CodesSocket, SongSocket
 
 OPERATIONS = ("slice", "join", "repeat", "replace", "crossfade")
 # What a field takes at most, in seconds or bars; the codes themselves set the limit that matters.
@@ -90,9 +92,6 @@ class AceStepEditCodes(io.ComfyNode):
 
     @classmethod
     def execute(cls, codes, operation, start, end, times, overlap, unit, codes_2=None, song=None):
-        from ..acestep_core import edit_codes as edit
-        from ..acestep_core.types import AudioCodes
-
         def counted(value: float) -> int:
             return edit.n_codes_for(in_seconds(value, unit, song))
 

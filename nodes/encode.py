@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.v0_0_2 import io
 
-from .sockets import (
+from ..acestep_core.constants import LATENT_CHANNELS
+from ..acestep_core.pipeline.condition import n_frames_of
+from ..acestep_core.pipeline.encode import encode
+from ..acestep_core.types import AudioCodes, Take
+from .host import memory
+from .host.sockets import (
     ACESTEP_KEY,
     CATEGORY,
     CodesSocket,
@@ -64,13 +70,6 @@ class AceStepEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder, song, codes_strength, codes=None, task=None, reference=None):
-        import torch
-
-        from ..acestep_core.constants import LATENT_CHANNELS
-        from ..acestep_core.pipeline.condition import n_frames_of
-        from ..acestep_core.pipeline.encode import encode
-        from ..acestep_core.types import AudioCodes, Take
-        from . import host
 
         codes = codes or AudioCodes()
         n_frames = n_frames_of(song, codes, task)
@@ -81,4 +80,4 @@ class AceStepEncode(io.ComfyNode):
             extras["audio_codes"] = [list(sequence) for sequence in codes.sequences]
         empty = torch.zeros(encoding.n_plans, n_frames, LATENT_CHANNELS)
         takes = tuple(Take(seed=0, plan=plan) for plan in range(encoding.n_plans))
-        return io.NodeOutput([[encoding.text.states, extras]], latent(host.to_intermediate(empty), takes))
+        return io.NodeOutput([[encoding.text.states, extras]], latent(memory.to_intermediate(empty), takes))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import MAX_SEED
-from ..acestep_core.library import ANY_STYLE, pick, styles
-from .sockets import SongSocket
+from ..acestep_core.song.library import ANY_STYLE, pick, styles
+from .host.sockets import SongSocket
 from .song import SONG
 
 

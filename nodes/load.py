@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.models.detect import VARIANTS
-from .sockets import CATEGORY, PlannerSocket, TextEncoderSocket
+from ..acestep_core.checkpoints.detect import VARIANTS
+from .host import folders, progress
+from .host.folders import models_in
+from .host.memory import WEIGHT_DTYPES
+from .host.model import load_model
+from .host.planner import load_planner
+from .host.sockets import CATEGORY, PlannerSocket, TextEncoderSocket
+from .host.text_encoder import load_text_encoder
+from .host.vae import load_vae
 
 DIT_FOLDERS = ("diffusion_models", "checkpoints")
 TEXT_ENCODER_FOLDERS = ("text_encoders", "checkpoints")
@@ -16,8 +23,6 @@ LOADERS = f"{CATEGORY}/loaders"
 class AceStepLoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from .host import WEIGHT_DTYPES
-
         return io.Schema(
             node_id="AceStepLoadModel",
             display_name="Load ACE-Step Model",
@@ -58,12 +63,9 @@ class AceStepLoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, variant, weight_dtype, vae=None):
-        from . import host
-        from .model import load
-
-        patcher = load(host.path_of(DIT_FOLDERS, model), variant, weight_dtype, vae)
+        patcher = load_model(folders.path_of(DIT_FOLDERS, model), variant, weight_dtype, vae)
         text = _describe(patcher.model)
-        host.log.info(text)
+        progress.log.info(text)
         return io.NodeOutput(patcher, ui={"text": (text,)})
 
 
@@ -89,10 +91,7 @@ class AceStepLoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder):
-        from . import host
-        from .text_encoder import load
-
-        return io.NodeOutput(load(host.path_of(TEXT_ENCODER_FOLDERS, text_encoder)))
+        return io.NodeOutput(load_text_encoder(folders.path_of(TEXT_ENCODER_FOLDERS, text_encoder)))
 
 
 class AceStepLoadPlanner(io.ComfyNode):
@@ -117,10 +116,7 @@ class AceStepLoadPlanner(io.ComfyNode):
 
     @classmethod
     def execute(cls, planner):
-        from . import host
-        from .planner import load
-
-        return io.NodeOutput(load(host.path_of(TEXT_ENCODER_FOLDERS, planner)))
+        return io.NodeOutput(load_planner(folders.path_of(TEXT_ENCODER_FOLDERS, planner)))
 
 
 class AceStepLoadVAE(io.ComfyNode):
@@ -144,15 +140,10 @@ class AceStepLoadVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae):
-        from . import host
-        from .vae import load
-
-        return io.NodeOutput(load(host.path_of(VAE_FOLDERS, vae)))
+        return io.NodeOutput(load_vae(folders.path_of(VAE_FOLDERS, vae)))
 
 
 def _options(categories: tuple[str, ...]) -> list[str]:
-    from .host import models_in
-
     return [name for category in categories for name in models_in(category)]
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..acestep_core.bundle import clean_prefix
+from ..acestep_core.lora.files import read_adapter
+from ..acestep_core.lora.fit import Strengths, describe, fit
+from ..acestep_core.lora.portable import save_portable
+from ..acestep_core.lora.source import files_of, list_adapter_folders
+from .host import folders, progress
+from .host.folders import path_of
+from .host.lora_patch import patched, shapes_of
 from .load import LOADERS
 
 LORA_FOLDERS = ("loras",)
@@ -70,8 +81,6 @@ class AceStepLoadLora(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, adapter, **_inputs):
         # A trainer may save over the file.
-        from ..acestep_core.lora.source import files_of
-        from .host import path_of
 
         return [file.stat().st_mtime_ns for file in files_of(path_of(LORA_FOLDERS, adapter))]
 
@@ -87,30 +96,20 @@ class AceStepLoadLora(io.ComfyNode):
         strength_condition_encoder,
         portable_copy="",
     ):
-        from ..acestep_core.lora.files import read_adapter
-        from ..acestep_core.lora.fit import Strengths, describe, fit
-        from . import host
-        from .patch import patched, shapes_of
-
         strengths = Strengths(
             strength, strength_self_attention, strength_cross_attention, strength_mlp, strength_condition_encoder
         )
         shapes = shapes_of(model)
-        read = read_adapter(host.path_of(LORA_FOLDERS, adapter))
+        read = read_adapter(folders.path_of(LORA_FOLDERS, adapter))
         found = fit(read, shapes)
         copy = _portable(read, portable_copy) if portable_copy.strip() else ""
         report = "\n".join((describe(read, found, strengths), *([f"portable copy: {copy}"] if copy else ())))
-        host.log.info(report)
+        progress.log.info(report)
         return io.NodeOutput(patched(model, found, strengths), report, copy, ui={"text": (report,)})
 
 
 def _portable(adapter, name: str) -> str:
     """Return the file under ComfyUI's output folder that holds an adapter in portable form; one that is there stays."""
-    import folder_paths
-
-    from ..acestep_core.bundle import clean_prefix
-    from ..acestep_core.lora.portable import save_portable
-    from .host import Path
 
     file = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'), 'portable_copy')}.safetensors"
     path = Path(folder_paths.get_output_directory()) / file
@@ -121,10 +120,6 @@ def _portable(adapter, name: str) -> str:
 
 def _options() -> list[str]:
     """Return the files in models/loras and the PEFT folders as `name/`, whose files are not listed again."""
-    import folder_paths
-
-    from ..acestep_core.lora.source import list_adapter_folders
-    from .host import Path
 
     roots = folder_paths.get_folder_paths(LORA_FOLDERS[0])
     folders = sorted({name for root in roots for name in list_adapter_folders(Path(root))})

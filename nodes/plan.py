@@ -7,7 +7,13 @@ from time import perf_counter
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import LANGUAGES, MAX_SEED, MAX_TAKES
-from .sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
+from ..acestep_core.planner.decode import LmSampling
+from ..acestep_core.planner.plan import Thinking, bytes_to_plan, plan, rewrite, understand
+from ..acestep_core.planner.plan import idea as make
+from ..acestep_core.planner.prompts import format_prompt, idea_prompt, think_fields, understand_prompt
+from ..acestep_core.types import take_seeds
+from .host import progress
+from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
 from .song import AUTO, known
 
 PLAN = f"{CATEGORY}/plan"
@@ -157,10 +163,6 @@ class AceStepPlan(io.ComfyNode):
         cfg_scale,
         negative,
     ):
-        from ..acestep_core.planner.decode import LmSampling
-        from ..acestep_core.planner.plan import Thinking, bytes_to_plan, plan
-        from ..acestep_core.types import take_seeds
-
         sampling = LmSampling(temperature, top_k, top_p, min_p, repetition_penalty, cfg_scale)
         thinking = Thinking(think_codes, think_metadata, think_caption, think_language)
         seeds = take_seeds(seed, plans)
@@ -204,9 +206,6 @@ class AceStepIdea(io.ComfyNode):
 
     @classmethod
     def execute(cls, planner, idea, instrumental, language, seed, temperature, top_p, top_k):
-        from ..acestep_core.planner.plan import idea as make
-        from ..acestep_core.planner.prompts import idea_prompt
-
         sampling = _words(temperature, top_p, top_k)
         ready = planner.ready(planner.planner.bytes_to_write(idea_prompt(idea, instrumental)))
         pace = Pace()
@@ -233,9 +232,6 @@ class AceStepFormat(io.ComfyNode):
 
     @classmethod
     def execute(cls, planner, song, seed, temperature, top_p, top_k):
-        from ..acestep_core.planner.plan import rewrite
-        from ..acestep_core.planner.prompts import format_prompt
-
         sampling = _words(temperature, top_p, top_k)
         ready = planner.ready(planner.planner.bytes_to_write(format_prompt(song)))
         pace = Pace()
@@ -266,9 +262,6 @@ class AceStepUnderstand(io.ComfyNode):
 
     @classmethod
     def execute(cls, planner, codes, seed, temperature, top_p, top_k):
-        from ..acestep_core.planner.plan import understand
-        from ..acestep_core.planner.prompts import understand_prompt
-
         sampling = _words(temperature, top_p, top_k)
         first = codes.sequences[0] if codes.n_plans else ()
         ready = planner.ready(planner.planner.bytes_to_write(understand_prompt(first)))
@@ -283,9 +276,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        from . import host
-
-        self._show = host.part_progress()
+        self._show = progress.of_parts()
         self._begun = self._told = perf_counter()
         self._n_done = 0
 
@@ -303,15 +294,11 @@ class Pace:
 
 def _words(temperature: float, top_p: float, top_k: int):
     """Return how to draw words."""
-    from ..acestep_core.planner.decode import LmSampling
-
     return LmSampling(temperature, top_k, top_p, cfg_scale=1.0)
 
 
 def _shown(song, pace: Pace) -> io.NodeOutput:
     """Return a song; on the node its fields and words, and how fast they came."""
-    from ..acestep_core.planner.prompts import think_fields
-
     fields = "\n".join(f"{name}: {value}" for name, value in think_fields(song).items())
     return io.NodeOutput(song, ui={"text": (_paragraphs(fields, song.lyrics, pace.line("tokens")),)})
 

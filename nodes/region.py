@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..acestep_core.bars import UNITS, in_seconds
 from ..acestep_core.constants import FRAME_RATE, SAMPLE_RATE
-from .sockets import CATEGORY, SongSocket, recording_of
+from ..acestep_core.pipeline.region import region
+from ..acestep_core.song.bars import UNITS, in_seconds
+from .host.sockets import CATEGORY, SongSocket, latent_samples, recording_of
+from .pictures import lanes as picture
 
 # What a field takes at most, in seconds or bars; the latent itself sets the limit that matters.
 MAX_LENGTH = 3_600.0
@@ -81,10 +84,6 @@ class AceStepRegion(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, start, end, unit, feather, invert, song=None, audio=None):
-        from ..acestep_core.pipeline.region import region
-        from . import picture
-        from .sockets import latent_samples
-
         n_frames = latent_samples(latent).shape[1]
         mask = region(n_frames, in_seconds(start, unit, song), in_seconds(end, unit, song), feather, invert)
         duration_s = n_frames / FRAME_RATE
@@ -97,9 +96,6 @@ def _heard(latent: dict, audio: dict | None):
 
     That is the audio, else the recording the latent was encoded from, else how large each frame is.
     """
-    import torch
-
-    from .sockets import latent_samples
 
     if audio is not None and audio["waveform"].numel():
         return audio["waveform"][0], audio["sample_rate"]

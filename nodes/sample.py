@@ -13,7 +13,9 @@ from ..acestep_core.pipeline.options import Options, Retake, official, parse_see
 from ..acestep_core.pipeline.sample import SOLVERS, SamplerSettings
 from ..acestep_core.pipeline.schedule import MAX_SHIFT, MAX_STEPS
 from ..acestep_core.pipeline.wavelet import MODES, Dcw
-from .sockets import CATEGORY, OptionsSocket
+from .host import progress
+from .host.generate import generate
+from .host.sockets import CATEGORY, OptionsSocket
 
 GENERATE = f"{CATEGORY}/generate"
 
@@ -307,9 +309,6 @@ class AceStepSample(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, conditioning, latent, seed, takes_per_plan, steps, shift, guidance, seeds="", options=None):
-        from . import host
-        from .generate import generate
-
         options = options or Options()
         result = generate(
             model,
@@ -324,5 +323,5 @@ class AceStepSample(io.ComfyNode):
             options,
         )
         for warning in result.warnings:
-            host.log.warning(warning)
+            progress.log.warning(warning)
         return io.NodeOutput(result.latent, ui={"text": ("\n".join((result.summary, *result.warnings)),)})

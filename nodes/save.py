@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import folder_paths
+from comfy.cli_args import args
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.types import Take
-from .sockets import ACESTEP_KEY, CATEGORY, CodesSocket, ScoreSocket, SongSocket
-from .write_audio import FORMATS
+from ..acestep_core import bundle
+from ..acestep_core.bundle import clean_prefix
+from ..acestep_core.types import AudioCodes, Take
+from .host import progress
+from .host.audio_file import FORMATS, checked, encode, excess_db, rate_in
+from .host.sockets import ACESTEP_KEY, CATEGORY, CodesSocket, ScoreSocket, SongSocket
 
 
 class AceStepSave(io.ComfyNode):
@@ -73,11 +78,6 @@ class AceStepSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, audio, filename_prefix, format, song=None, codes=None, latent=None, lrc="", score=None):
-        from ..acestep_core import bundle
-        from ..acestep_core.types import AudioCodes
-        from . import host
-        from .write_audio import checked, encode, excess_db, rate_in
-
         kind = FORMATS[format]
         waveforms, sample_rate = checked(audio)
         takes = _takes(latent, len(waveforms))
@@ -101,7 +101,7 @@ class AceStepSave(io.ComfyNode):
             lines.append(f"{place.subfolder}/{file}".lstrip("/"))
             if excess := excess_db(waveform, kind):
                 warning = f"{file}: the peak was {excess:.1f} dB above full scale and is cut off"
-                host.log.warning(warning)
+                progress.log.warning(warning)
                 lines.append(warning)
         return io.NodeOutput(audio, lines[0], ui={"audio": saved, "text": ("\n".join(lines),)})
 
@@ -121,9 +121,6 @@ def _place(filename_prefix: str) -> Place:
 
     Raises ValueError for a prefix that leads out of the output folder, or to where no folder can be made.
     """
-    import folder_paths
-
-    from ..acestep_core.bundle import clean_prefix
 
     prefix, root = clean_prefix(filename_prefix), folder_paths.get_output_directory()
     if not folder_paths.is_within_directory(root, os.path.join(root, prefix)):
@@ -153,8 +150,6 @@ def _takes(latent: dict | None, n_items: int) -> Sequence[Take | None]:
 
 def _made_from(hidden: io.HiddenHolder | None) -> dict[str, Any]:
     """Return the prompt, and what the canvas sent with it (the workflow), unless the user wants none of it kept."""
-    from comfy.cli_args import args
-
     if hidden is None or args.disable_metadata:
         return {}
     sent = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..acestep_core.scoring.scores import WEAK
-from .sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket
+from ..acestep_core.bundle import codes_of
+from ..acestep_core.planner.score import PLAN, bytes_to_score, score_plans
+from ..acestep_core.scoring.lyric_score import LYRICS, LYRICS_PLANNED
+from ..acestep_core.scoring.rank import Weight, mix, pick_best
+from ..acestep_core.scoring.score import WEAK, Scores, joined, time_mask, weak_lines, weakest_line
+from ..acestep_core.scoring.subtitles import lrc
+from ..acestep_core.types import AudioCodes, Take
+from .host import progress
+from .host.lyric_scorer import listen
+from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket, latent_samples, latent_takes
+from .host.sockets import latent as made
+from .pictures.lyrics import heat_picture
 
 SCORE = f"{CATEGORY}/score"
 N_CANDIDATES = 4
@@ -51,15 +62,9 @@ class AceStepScoreLyrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, conditioning, latent, score=None):
-        from ..acestep_core.scoring.subtitles import lrc
-        from . import host
-        from .heat import heat_picture
-        from .listen import listen
-        from .sockets import latent_takes
-
         heard = listen(model, conditioning, latent)
         for warning in heard.warnings:
-            host.log.warning(warning)
+            progress.log.warning(warning)
         takes = latent_takes(latent)
         lines = [f"{_name(item, takes)}: {_sung(found)}" for item, found in enumerate(heard.scores.takes)]
         shown = {"text": ("\n".join((*(lines if heard.heat else ["nothing to align"]), *heard.warnings)),)}
@@ -97,12 +102,8 @@ class AceStepScorePlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, planner, song, codes, score=None):
-        from ..acestep_core.plan_score import bytes_to_score, score_plans
-        from ..acestep_core.scoring.scores import Scores
-        from . import host
-
         ready = planner.ready(bytes_to_score(planner.planner, song, codes))
-        scored = score_plans(ready, song, codes, on_plan=host.part_progress())
+        scored = score_plans(ready, song, codes, on_plan=progress.of_parts())
         found = Scores(scored, tuple(range(codes.n_plans)))
         text = "\n".join(f"plan {plan + 1}: {_planned(each)}" for plan, each in enumerate(found.takes))
         return io.NodeOutput(found if score is None else score.extended(found), ui={"text": (text,)})
@@ -141,15 +142,6 @@ class AceStepPickBest(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, score, count, weight_lyrics, weight_plan, weight_planned, codes=None, **more):
-        import torch
-
-        from ..acestep_core.plan_score import PLAN
-        from ..acestep_core.scoring.rank import Weight, mix, pick_best
-        from ..acestep_core.scoring.score import LYRICS, LYRICS_PLANNED
-        from ..acestep_core.scoring.scores import joined
-        from ..acestep_core.types import AudioCodes
-        from .sockets import latent as made
-        from .sockets import latent_samples, latent_takes
 
         candidates = _candidates(latent, score, more)
         scores = joined([_scores_of(name, *candidate) for name, candidate in candidates.items()])
@@ -216,9 +208,6 @@ class AceStepWeakLines(io.ComfyNode):
 
     @classmethod
     def execute(cls, score, threshold, most, padding):
-        import torch
-
-        from ..acestep_core.scoring.scores import time_mask, weak_lines
 
         if score.is_of_plans:
             raise ValueError('this score is of plans and knows no lines; connect one from "ACE-Step Score Lyrics"')
@@ -269,9 +258,6 @@ def _scores_of(name: str, latent: dict, score):
 
     Raises ValueError for those of other takes.
     """
-    from ..acestep_core.scoring.scores import Scores
-    from .sockets import latent_samples, latent_takes
-
     n_takes, n_frames = latent_samples(latent).shape[:2]
     plans = tuple(take.plan for take in latent_takes(latent)) or (None,) * n_takes
     if score.is_of_plans:
@@ -287,9 +273,6 @@ def _scores_of(name: str, latent: dict, score):
 
 def _picked(scores, takes: tuple, best: tuple[int, ...], codes):
     """Return the Scores, Takes and codes of the best. With codes there is a plan for each of them, in their order."""
-    from ..acestep_core.bundle import codes_of
-    from ..acestep_core.types import AudioCodes, Take
-
     kept = tuple(takes[item] for item in best) if takes else ()
     if not codes.n_plans:
         return scores.picked(best), kept, codes
@@ -305,9 +288,6 @@ def _name(item: int, takes: tuple, n_all: int = 0) -> str:
 
 def _sung(score) -> str:
     """Return how well a take sings its lyrics, and which line it sings worst."""
-    from ..acestep_core.scoring.score import LYRICS, LYRICS_PLANNED
-    from ..acestep_core.scoring.scores import weakest_line
-
     planned, weakest = score.value(LYRICS_PLANNED), weakest_line(score)
     parts = [
         f"{score.value(LYRICS) or 0:.2f}",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.constants import MAX_DURATION_S
-from ..acestep_core.prompts import TRACKS
-from .sockets import CATEGORY, TaskSocket, frame_mask, latent_source
+from ..acestep_core.constants import FRAME_RATE, MAX_DURATION_S
+from ..acestep_core.pipeline.splice import regions
+from ..acestep_core.pipeline.tasks import BALANCED, complete, cover, extend, extract, keep, lego, repaint, stitch
+from ..acestep_core.song.prompts import TRACKS
+from .host.sockets import CATEGORY, TaskSocket, frame_mask, latent_source
 
 TASKS = f"{CATEGORY}/tasks"
 # As the official interface's Remix tab sets them. Source: ace-step/ACE-Step-1.5, `acestep/ui` (main of 2026-06-26).
@@ -41,9 +43,6 @@ def _track_inputs(chosen: tuple[str, ...], verb: str):
 
 def _shown(task) -> io.NodeOutput:
     """Return a task, and where it generates as the text on the node."""
-    from ..acestep_core.constants import FRAME_RATE
-    from ..acestep_core.pipeline.splice import regions
-
     if task.mask is None:
         where = f"{task.n_frames / FRAME_RATE:g} s"
     else:
@@ -95,8 +94,6 @@ class AceStepCover(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, strength, noise_strength, through_codes, preset):
-        from ..acestep_core.pipeline.tasks import cover
-
         if preset == "remix":
             strength, noise_strength = REMIX_STRENGTH, REMIX_NOISE_STRENGTH
         return _shown(cover(latent_source(source), strength, noise_strength, through_codes))
@@ -132,8 +129,6 @@ class AceStepRepaint(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, mask, mode, strength):
-        from ..acestep_core.pipeline.tasks import keep, repaint
-
         given = latent_source(source)
         return _shown(repaint(given, frame_mask(mask, given.n_frames), keep(mode, strength)))
 
@@ -163,8 +158,6 @@ class AceStepExtend(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, left, right, context):
-        from ..acestep_core.pipeline.tasks import extend
-
         return _shown(extend(latent_source(source), left, right, context))
 
 
@@ -189,8 +182,6 @@ class AceStepStitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, first, second, bridge, overlap, context):
-        from ..acestep_core.pipeline.tasks import stitch
-
         return _shown(stitch(latent_source(first), latent_source(second), bridge, overlap, context))
 
 
@@ -220,8 +211,6 @@ class AceStepLego(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, track, mask=None, keep_outside=True):
-        from ..acestep_core.pipeline.tasks import BALANCED, lego
-
         given = latent_source(source)
         region = None if mask is None else frame_mask(mask, given.n_frames)
         return _shown(lego(given, track, region, BALANCED if keep_outside else None))
@@ -242,8 +231,6 @@ class AceStepExtract(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, **wanted):
-        from ..acestep_core.pipeline.tasks import extract
-
         return _shown(extract(latent_source(source), tuple(track for track, on in wanted.items() if on)))
 
 
@@ -262,6 +249,4 @@ class AceStepComplete(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, **wanted):
-        from ..acestep_core.pipeline.tasks import complete
-
         return _shown(complete(latent_source(source), tuple(track for track, on in wanted.items() if on)))

@@ -44,7 +44,7 @@ def _pack(module: str) -> Any:
 
 layers = _pack("acestep_core.models.layers")
 acestep = _pack("acestep_core.models.acestep")
-files = _pack("acestep_core.models.files")
+files = _pack("acestep_core.checkpoints.read")
 qwen3 = _pack("acestep_core.models.qwen3")
 vae_models = _pack("acestep_core.models.vae")
 

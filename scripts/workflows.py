@@ -38,7 +38,7 @@ BASE = ROOT / ".cache" / "workflows"
 Json = dict[str, Any]
 
 # The pack is importable under this name once tiny_models is.
-catalogue = importlib.import_module("acestep_pack.acestep_core.catalogue")
+catalogue = importlib.import_module("acestep_pack.acestep_core.checkpoints.catalogue")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Registry ids, from which ComfyUI's manager knows what to install when a node is missing.

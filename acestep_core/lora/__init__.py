@@ -1,0 +1,1 @@
+"""Every adapter format as one form."""

@@ -10,9 +10,9 @@ import functools
 import re
 from dataclasses import dataclass
 
+from ..checkpoints.keys import DIFFUSERS_NAMES
+from ..checkpoints.read import SHAPES_ONLY
 from ..models.acestep import AceStep, AceStepConfig
-from ..models.files import SHAPES_ONLY
-from ..models.keys import DIFFUSERS_NAMES
 from ..models.layers import AttentionShape
 
 DECODER = "decoder."

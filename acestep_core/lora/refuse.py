@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ..models.keys import looks_like
+from ..checkpoints.keys import looks_like
 from .config import PEFT_TYPES
 from .names import exists
 from .source import Source

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..models.weights import SUFFIXES, open_weights, read_json
+from ..checkpoints.weights import SUFFIXES, open_weights, read_json
 
 PEFT_CONFIG = "adapter_config.json"
 WEIGHT_FILES = (

@@ -79,17 +79,3 @@ class AceStep(nn.Module):
 def chunk_context(source: Tensor, mask: Tensor) -> Tensor:
     """Return the DiT's context [B, T, 128]: source latents [B, T, 64], then the mask [B, T] on 64 channels."""
     return torch.cat((source, mask.to(source)[..., None].expand_as(source)), dim=-1)
-
-
-def fit(latents: Tensor, n_frames: int, filler: Tensor) -> Tensor:
-    """Return latents [B, T, 64] cropped to n_frames, or filled up from the start of filler [1, n, 64]."""
-    missing = n_frames - latents.shape[1]
-    if missing <= 0:
-        return latents[:, :n_frames]
-    return torch.cat((latents, tile(filler, missing).to(latents).expand(latents.shape[0], -1, -1)), dim=1)
-
-
-def tile(silence: Tensor, n_frames: int) -> Tensor:
-    """Return the first n_frames of silence [1, n, 64], repeated where it is shorter."""
-    times = -(-n_frames // silence.shape[1])
-    return silence.repeat(1, times, 1)[:, :n_frames]

@@ -70,3 +70,17 @@ STEADY = (  # every later frame
 def published_silence(n_frames: int) -> Tensor:
     """Return n_frames of silence [1, n, 64], float32, as the released VAE encodes it."""
     return torch.tensor([*ONSET, *[STEADY] * (n_frames - len(ONSET))])[None, :n_frames]
+
+
+def fit(latents: Tensor, n_frames: int, filler: Tensor) -> Tensor:
+    """Return latents [B, T, 64] cropped to n_frames, or filled up from the start of filler [1, n, 64]."""
+    missing = n_frames - latents.shape[1]
+    if missing <= 0:
+        return latents[:, :n_frames]
+    return torch.cat((latents, tile(filler, missing).to(latents).expand(latents.shape[0], -1, -1)), dim=1)
+
+
+def tile(silence: Tensor, n_frames: int) -> Tensor:
+    """Return the first n_frames of silence [1, n, 64], repeated where it is shorter."""
+    times = -(-n_frames // silence.shape[1])
+    return silence.repeat(1, times, 1)[:, :n_frames]

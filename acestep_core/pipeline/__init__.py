@@ -1,0 +1,1 @@
+"""From a song to latents, and what is done with them."""

@@ -21,9 +21,10 @@ from ..constants import (
     REFERENCE_FRAMES,
     frames_for,
 )
-from ..models.acestep import AceStep, chunk_context, fit, tile
+from ..models.acestep import AceStep, chunk_context
 from ..models.conditioner import Tokens
-from ..text import LyricIds
+from ..models.silence import fit, tile
+from ..song.tokens import LyricIds
 from ..types import AudioCodes, SongSpec
 from .tasks import Task
 

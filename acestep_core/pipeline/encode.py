@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..constants import FRAME_RATE
 from ..models.conditioner import Tokens
-from ..prompts import caption_text, instruction
-from ..text import Ids, caption_ids, lyric_ids
+from ..song.prompts import caption_text, instruction
+from ..song.tokens import Ids, caption_ids, lyric_ids
 from ..types import AudioCodes, SongSpec
 from .condition import Encoding
 from .tasks import Task

@@ -23,8 +23,8 @@ from ..constants import (
     SAMPLES_PER_FRAME,
     frame_at,
 )
-from ..models.acestep import fit, tile
-from ..prompts import TRACKS
+from ..models.silence import fit, tile
+from ..song.prompts import TRACKS
 
 MAX_WINDOW_FRAMES = MAX_DURATION_S * FRAME_RATE
 

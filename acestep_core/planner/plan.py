@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..codes.text import LEGAL_CODE
 from ..constants import CODE_RATE, INSTRUMENTAL_LYRICS
 from ..models.qwen3 import Qwen3
 from ..types import AudioCodes, SongSpec
@@ -96,7 +97,7 @@ class Planner:
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a prompt. A code is one token, also where the tokenizer has words only."""
         ids: list[int] = []
-        for index, part in enumerate(prompts.LEGAL_CODE.split(text)):
+        for index, part in enumerate(LEGAL_CODE.split(text)):
             is_code = index % 2
             ids += [FIRST_CODE_ID + int(part)] if is_code else self.tokenizer.encode(part, add_special_tokens=False).ids
         return ids

@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..codes.text import codes_text
 from ..constants import INSTRUMENTAL_LYRICS
-from ..types import AudioCodes, SongSpec
+from ..types import SongSpec
 
 INSTRUCTIONS = {
     "plan": "Generate audio semantic tokens based on the given conditions:",
@@ -33,16 +34,11 @@ IDEA = "{query}\n\ninstrumental: {instrumental}"
 NO_USER_INPUT = "NO USER INPUT"
 THINK = "<think>\n{fields}\n</think>"
 AFTER_THINK = "\n\n"
-AUDIO_CODE = "<|audio_code_{code}|>"
 
-# The codes within a text that the planner has a token for. Splitting by it leaves words and numbers in turn.
-LEGAL_CODE = re.compile(r"<\|audio_code_(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-3][0-9]{3})\|>")
 
-_AUDIO_CODE = re.compile(r"<\|audio_code_([0-9]{1,9})\|>\s*")
 # Everything YAML writes below a field's first line is indented or blank.
 _NEXT_FIELD = re.compile(r"\n(?=\S)")
 _LYRIC_HEADER = re.compile(r"(# Languages?\n[^\n]{0,64}\n+)?# Lyrics?[ \t]*(\n|$)", re.IGNORECASE)
-_SHOWN = 24  # characters of a faulty text that an error quotes
 
 
 # Prompts. Each ends where the planner goes on writing.
@@ -144,33 +140,6 @@ def parse_lyrics(text: str) -> str:
     lyrics = text.partition("</think>")[2].strip().removesuffix(END_OF_TURN).rstrip()
     header = _LYRIC_HEADER.match(lyrics)
     return lyrics[header.end() :].strip() if header else lyrics
-
-
-# Audio codes.
-
-
-def codes_text(codes: Sequence[int]) -> str:
-    """Return a sequence of audio codes as the planner reads it."""
-    return "".join(AUDIO_CODE.format(code=code) for code in codes)
-
-
-def parse_codes_text(text: str) -> tuple[int, ...]:
-    """Return the audio codes of a text; white space between them does not count.
-
-    Raises ValueError, naming the position, for anything else between them and for a code out of range.
-    """
-    codes: list[int] = []
-    end = len(text) - len(text.lstrip())
-    while end < len(text):
-        match = _AUDIO_CODE.match(text, end)
-        if match is None:
-            raise ValueError(
-                f'"{text[end : end + _SHOWN]}" at character {end} of the codes text, after {len(codes)} codes, '
-                f"is no audio code; write {AUDIO_CODE.format(code='N')} or remove it"
-            )
-        codes.append(int(match[1]))
-        end = match.end()
-    return AudioCodes((tuple(codes),)).sequences[0]
 
 
 def _chat(mode: str, user: str) -> str:

@@ -1,0 +1,1 @@
+"""How well takes sing their lyrics, and when."""

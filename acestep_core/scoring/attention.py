@@ -20,7 +20,7 @@ from ..constants import END_OF_TEXT_ID
 from ..models.acestep import AceStep, AceStepConfig
 from ..models.conditioner import Tokens
 from ..models.dit import PATCH_FRAMES
-from ..text import LyricIds
+from ..song.tokens import LyricIds
 
 NOISE_SEED = 42
 PURE_NOISE = 1.0  # the level at which only codes and text can give the attention a shape

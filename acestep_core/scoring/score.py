@@ -1,22 +1,21 @@
-"""What is known of how good a take is: named scores, and its timed lyrics.
+"""What is known of how good takes are: named scores and timed lyrics, of one take and of a batch.
 
-A Score starts empty and grows as scorers add to it. `score_lyrics` adds what attention tells.
+A Score starts empty and grows as scorers add to it. Which takes are best is `rank`'s question.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from .alignment import Path, consensus, energy, warp
-from .lyrics import Lyrics, TimedLine, timed_lines
-from .metrics import measure
+from ..constants import FRAME_RATE
+from .lyrics import TimedLine
 
-# The official names: DiT lyrics alignment score, LLM lyrics alignment score.
-LYRICS = "lyrics"  # attention at the take's own noise level
-LYRICS_PLANNED = "lyrics_planned"  # attention in pure noise: what codes and text alone foretell
+WEAK = 0.5  # the confidence below which a line is weak, where nobody says otherwise
 
 
 @dataclass(frozen=True)
@@ -64,53 +63,119 @@ class Score:
         return replace(self, lines=tuple(line.later(by_s) for line in self.lines))
 
 
-@dataclass(frozen=True, eq=False)
-class LyricScore:
-    """How a take follows its lyrics. energy [N, F] and the path through it are for a picture of it.
+@dataclass(frozen=True)
+class Scores:
+    """The Score of every take, and the plan it was sung from.
 
-    Where there is nothing to align the score is empty, energy has no cells, and path is None.
+    n_frames: length of each take in latent frames, on which its lines are timed; 0 where plans were scored and no
+    takes, one Score for each plan.
     """
 
-    score: Score
-    energy: Tensor
-    path: Path | None
+    takes: tuple[Score, ...]
+    plans: tuple[int, ...]
+    n_frames: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.takes) != len(self.plans):
+            raise ValueError(f"{len(self.takes)} scores are told {len(self.plans)} plans; tell the plan of each")
+        if not self.takes:
+            raise ValueError("there are no takes to keep scores of; score at least one")
 
     @property
-    def is_aligned(self) -> bool:
-        """Tell whether there was anything to align."""
-        return self.path is not None
+    def is_of_plans(self) -> bool:
+        """Tell whether plans were scored, and no takes."""
+        return not self.n_frames
+
+    @property
+    def summary(self) -> str:
+        """Return what these are scores of, such as "4 takes of 12 s"."""
+        count, length = len(self.takes), self.n_frames / FRAME_RATE
+        plural = "" if count == 1 else "s"
+        return f"{count} plan{plural}" if self.is_of_plans else f"{count} take{plural} of {length:g} s"
+
+    def of_items(self, plans: Sequence[int | None]) -> tuple[Score, ...]:
+        """Return the Score of every item of a batch, which was sung from these plans; None = from all in turn.
+
+        Where plans were scored, a take has the score of its own; a single plan is everyone's.
+        Raises ValueError for another number of takes, or a take of a plan that was not scored.
+        """
+        if self.is_of_plans:
+            return tuple(self._of_plan(item, plan) for item, plan in enumerate(plans))
+        if len(plans) != len(self.takes):
+            raise ValueError(f"the score is of {self.summary}, not of {len(plans)}; connect the one made of them")
+        return self.takes
+
+    def extended(self, other: Scores) -> Scores:
+        """Return these scores with another's of the same takes added; of equal names the other's count.
+
+        Scores of plans go to the takes that were sung from them, whichever of both came first.
+        Raises ValueError for scores of other takes.
+        """
+        base = other if self.is_of_plans else self
+        pairs = zip(self._of_takes(base), other._of_takes(base), strict=True)
+        return replace(base, takes=tuple(mine.extended(theirs) for mine, theirs in pairs))
+
+    def picked(self, items: Sequence[int], plans: Sequence[int] | None = None) -> Scores:
+        """Return the scores of some takes, in that order; plans: new numbers for the plans of those."""
+        plans = [self.plans[item] for item in items] if plans is None else plans
+        return Scores(tuple(self.takes[item] for item in items), tuple(plans), self.n_frames)
+
+    def _of_plan(self, item: int, plan: int | None) -> Score:
+        if len(self.takes) == 1:
+            return self.takes[0]
+        wanted = self.plans[item % len(self.plans)] if plan is None else plan
+        if wanted not in self.plans:
+            raise ValueError(
+                f"take {item + 1} was sung from plan {wanted + 1}, but the score is of {self.summary}; "
+                "score the codes that the take was made with"
+            )
+        return self.takes[self.plans.index(wanted)]
+
+    def _of_takes(self, base: Scores) -> tuple[Score, ...]:
+        """Return the Score of every one of another's takes."""
+        if self.is_of_plans and not base.is_of_plans:
+            return self.of_items(base.plans)
+        if (self.plans, self.n_frames) != (base.plans, base.n_frames):
+            first, second = sorted((self.summary, base.summary))
+            these = f"{first} and of {second}" if first != second else f"{first} each, of other plans"
+            raise ValueError(f"scores of {these} are not of the same takes; extend a score of the same latent")
+        return self.takes
 
 
-def score_lyrics(attention: Tensor, lyrics: Lyrics, duration_s: float) -> LyricScore:
-    """Return how one take's attention [H, N, F] follows its lyrics of N tokens.
+def joined(scores: Sequence[Scores]) -> Scores:
+    """Return the scores of several batches of takes as one, batch by batch.
 
-    Lines are timed along the path that frames and tokens agree on, as the official timestamps are; the numbers
-    are those of the path through the energy, as the official score's.
-
-    Raises: ValueError for attention of another number of tokens.
+    Raises ValueError for takes of different length.
     """
-    if attention.shape[1] != len(lyrics.pieces):
-        raise ValueError(
-            f"the lyrics have {len(lyrics.pieces)} tokens, the attention {attention.shape[1]}; score them with "
-            "the conditioning they were encoded in"
-        )
-    if lyrics.is_wordless:
-        return LyricScore(Score(), attention.new_zeros(0, attention.shape[2]), None)
-    seen = energy(attention)
-    timing = warp(consensus(attention))
-    metrics = measure(seen, warp(seen.square()), lyrics.sung)
-    named = (
-        NamedScore(LYRICS, metrics.score),
-        NamedScore("lyrics_coverage", metrics.coverage),
-        NamedScore("lyrics_monotonicity", metrics.monotonicity),
-        NamedScore("lyrics_confidence", metrics.confidence),
-    )
-    return LyricScore(Score(named, timed_lines(lyrics, timing, seen, duration_s)), seen, timing)
+    lengths = sorted({each.n_frames for each in scores})
+    if len(lengths) > 1:
+        told = " and ".join(f"{length / FRAME_RATE:g} s" for length in lengths)
+        raise ValueError(f"takes of {told} do not go into one batch; pick among takes of one length")
+    takes = tuple(take for each in scores for take in each.takes)
+    return Scores(takes, tuple(plan for each in scores for plan in each.plans), lengths[0])
 
 
-def score_planned_lyrics(attention: Tensor, lyrics: Lyrics) -> Score:
-    """Return what attention [H, N, F] in pure noise foretells: one number, no times."""
-    if lyrics.is_wordless:
-        return Score()
-    seen = energy(attention)
-    return Score((NamedScore(LYRICS_PLANNED, measure(seen, warp(seen.square()), lyrics.sung).score),))
+def weakest_line(score: Score) -> TimedLine | None:
+    """Return the line sung least surely, None for a take without lines."""
+    return min((line for line in score.lines if not line.is_tag), key=lambda line: line.confidence, default=None)
+
+
+def weak_lines(score: Score, threshold: float = WEAK, most: int = 0) -> tuple[TimedLine, ...]:
+    """Return the lines of a take below a confidence, in the order they are sung.
+
+    most: only so many, those sung worst; 0 = all. Tags are no lines.
+    """
+    weak = [line for line in score.lines if not line.is_tag and line.confidence < threshold]
+    chosen = sorted(range(len(weak)), key=lambda index: weak[index].confidence)[: most or len(weak)]
+    return tuple(weak[index] for index in sorted(chosen))
+
+
+def time_mask(lines: Sequence[TimedLine], n_frames: int, padding_s: float = 0.0) -> Tensor:
+    """Return a mask [n_frames], 1 where a line is sung or will be in padding_s, or was; what no frame holds is cut."""
+    mask = torch.zeros(n_frames)
+    for line in lines:
+        # Times are multiples of a frame's length, give or take a rounding.
+        first = math.floor(round((line.start_s - padding_s) * FRAME_RATE, 6))
+        stop = math.ceil(round((line.end_s + padding_s) * FRAME_RATE, 6))
+        mask[max(first, 0) : max(stop, 0)] = 1
+    return mask

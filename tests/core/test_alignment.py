@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acestep_pack.acestep_core.scoring.alignment import Path, consensus, energy, warp
+from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics, score_planned_lyrics
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics
 from acestep_pack.acestep_core.scoring.metrics import Metrics, measure
-from acestep_pack.acestep_core.scoring.score import score_lyrics, score_planned_lyrics
 from golden_models import assert_close
 
 # The example that was worked out by hand: three tokens, four frames.

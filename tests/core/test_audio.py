@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acestep_pack.acestep_core.audio import fade, normalize_peak
+from acestep_pack.acestep_core.audio.level import fade, normalize_peak
 
 # -1 dBFS, the level the official project writes its files at.
 FULL = 10 ** (-1 / 20)

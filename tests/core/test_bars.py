@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep_pack.acestep_core.bars import bar_s, in_seconds, to_bars, to_seconds
 from acestep_pack.acestep_core.constants import MAX_BPM, MIN_BPM, TIME_SIGNATURES
+from acestep_pack.acestep_core.song.bars import bar_s, in_seconds, to_bars, to_seconds
 from acestep_pack.acestep_core.types import SongSpec
 
 SONGS = st.builds(

@@ -10,7 +10,6 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep_pack.acestep_core import codes as codes_file
 from acestep_pack.acestep_core.bundle import (
     FORBIDDEN,
     KEY,
@@ -24,6 +23,7 @@ from acestep_pack.acestep_core.bundle import (
     save,
     stem,
 )
+from acestep_pack.acestep_core.codes import files as codes_file
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from acestep_pack.acestep_core import catalogue
+from acestep_pack.acestep_core.checkpoints import catalogue
 
 CHECKPOINTS = catalogue.CHECKPOINTS
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acestep_pack.acestep_core.audio import fade, normalize_peak
+from acestep_pack.acestep_core.audio.level import fade, normalize_peak
 from acestep_pack.acestep_core.lora.change import Change, Full, Hadamard, Kronecker, LowRank, merged
 from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig
 from acestep_pack.acestep_core.models.conditioner import Tokens
@@ -35,8 +35,8 @@ from acestep_pack.acestep_core.pipeline.tasks import (
     stitch,
 )
 from acestep_pack.acestep_core.pipeline.wavelet import MODES, Dcw
+from acestep_pack.acestep_core.planner.likelihood import likelihoods
 from acestep_pack.acestep_core.scoring.attention import LyricHeads, lyric_attention
-from acestep_pack.acestep_core.scoring.likelihood import likelihoods
 from acestep_pack.acestep_core.types import AudioCodes
 from card import CARD, CPU, Card, device_of, put
 

@@ -12,8 +12,8 @@ from random import Random
 
 import pytest
 
-from acestep_pack.acestep_core import download as downloads
-from acestep_pack.acestep_core.catalogue import Checkpoint
+from acestep_pack.acestep_core.checkpoints import download as downloads
+from acestep_pack.acestep_core.checkpoints.catalogue import Checkpoint
 from hub import HubStandIn, hub_stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,7 +276,7 @@ def test_the_environment_chooses_the_hub_and_the_token_goes_no_further(full_hub:
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from acestep_core import catalogue, download
+from acestep_core.checkpoints import catalogue, download
 assert "huggingface_hub" not in sys.modules and "torch" not in sys.modules
 checkpoint = catalogue.{SINGLE!r}
 download.download(checkpoint, Path({str(tmp_path)!r}), lambda done, total: None, lambda: None)

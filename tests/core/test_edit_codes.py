@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acestep_pack.acestep_core.codes.edit import crossfade, excerpt, join, n_codes_for, nearest, repeat, replace
 from acestep_pack.acestep_core.constants import FSQ_LEVELS, N_CODES
-from acestep_pack.acestep_core.edit_codes import crossfade, excerpt, join, n_codes_for, nearest, repeat, replace
 from acestep_pack.acestep_core.models.tokenizer import dequantize
 from acestep_pack.acestep_core.types import AudioCodes
 

@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 
 import golden_models
 import tiny_models as tiny
-from acestep_pack.acestep_core.models import files
+from acestep_pack.acestep_core.checkpoints import read as files
+from acestep_pack.acestep_core.checkpoints.detect import VARIANTS, detect_variant
+from acestep_pack.acestep_core.checkpoints.presets import PRESETS
+from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm
+from acestep_pack.acestep_core.checkpoints.weights import read_safetensors
 from acestep_pack.acestep_core.models.acestep import AceStep, AceStepConfig
-from acestep_pack.acestep_core.models.detect import VARIANTS, detect_variant
 from acestep_pack.acestep_core.models.layers import AttentionShape, alternating
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
 from acestep_pack.acestep_core.models.silence import published_silence
-from acestep_pack.acestep_core.models.vae import Vae, VaeConfig, fold_weight_norm
-from acestep_pack.acestep_core.models.weights import read_safetensors
-from acestep_pack.acestep_core.presets import PRESETS
+from acestep_pack.acestep_core.models.vae import Vae, VaeConfig
 
 ALL_IN_ONE = "checkpoints/ace_step_1.5_turbo_aio.safetensors"
 PIPELINE = "diffusion_models/acestep-v15-turbo-diffusers"

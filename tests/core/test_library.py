@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from acestep_pack.acestep_core.constants import MAX_LYRIC_TOKENS, MAX_SEED, UNKNOWN_LANGUAGE
-from acestep_pack.acestep_core.library import ANY_STYLE, SONGS_DIR, ExampleSong, load_library, pick, styles
-from acestep_pack.acestep_core.prompts import lyric_text
+from acestep_pack.acestep_core.song.library import ANY_STYLE, SONGS_DIR, ExampleSong, load_library, pick, styles
+from acestep_pack.acestep_core.song.prompts import lyric_text
 
 LIBRARY = load_library()
 SONGS = [

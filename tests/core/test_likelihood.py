@@ -12,13 +12,13 @@ from torch import Tensor
 
 from acestep_pack.acestep_core.models.layers import AttentionShape
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
-from acestep_pack.acestep_core.plan_score import answers_of, bytes_to_score, reward, score_plans
+from acestep_pack.acestep_core.planner import likelihood
+from acestep_pack.acestep_core.planner.likelihood import likelihoods, pmi_score
 from acestep_pack.acestep_core.planner.plan import Planner
 from acestep_pack.acestep_core.planner.prompts import understand_prompt
-from acestep_pack.acestep_core.scoring import likelihood
-from acestep_pack.acestep_core.scoring.likelihood import likelihoods, pmi_score
+from acestep_pack.acestep_core.planner.score import answers_of, bytes_to_score, reward, score_plans
 from acestep_pack.acestep_core.scoring.score import NamedScore
-from acestep_pack.acestep_core.text import load_tokenizer
+from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from comfyui import comfyui_path
 

@@ -8,14 +8,15 @@ import torch
 
 import comfyui
 import tiny_models
-from acestep_pack.acestep_core import codes as codes_files
+from acestep_pack.acestep_core.checkpoints.read import read_planner
+from acestep_pack.acestep_core.codes import files as codes_files
+from acestep_pack.acestep_core.codes.text import from_text, to_text
 from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, LANGUAGES
-from acestep_pack.acestep_core.models.files import read_planner
 from acestep_pack.acestep_core.models.qwen3 import Qwen3
 from acestep_pack.acestep_core.planner.decode import LmSampling
 from acestep_pack.acestep_core.planner.plan import Planner, Thinking, bytes_to_plan, idea, plan, rewrite, understand
 from acestep_pack.acestep_core.planner.prompts import understand_prompt
-from acestep_pack.acestep_core.text import load_tokenizer
+from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 
 SAMPLING = LmSampling()
@@ -183,7 +184,7 @@ def test_saved_codes_load_back_equal(tmp_path):
 
 def test_codes_text_reads_back_equal():
     codes = AudioCodes(((0, 35_847, 63_999), (7,)))
-    assert codes_files.from_text(codes_files.to_text(codes)) == codes
+    assert from_text(to_text(codes)) == codes
 
 
 @pytest.mark.parametrize(

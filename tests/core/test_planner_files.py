@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import tiny_models as tiny
-from acestep_pack.acestep_core.models import files
+from acestep_pack.acestep_core.checkpoints import read as files
 from acestep_pack.acestep_core.models.layers import AttentionShape
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
 

@@ -27,7 +27,7 @@ from acestep_pack.acestep_core.planner.grammar import (
     song_grammar,
 )
 from acestep_pack.acestep_core.planner.prompts import parse_lyrics, parse_think, think_text
-from acestep_pack.acestep_core.text import load_tokenizer
+from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import SongSpec
 from comfyui import comfyui_path
 

@@ -9,23 +9,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from acestep_pack.acestep_core.codes.text import codes_text, parse_codes_text
 from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, N_CODES, TIME_SIGNATURES
 from acestep_pack.acestep_core.planner.prompts import (
     codes_prompt,
     codes_prompt_without,
-    codes_text,
     format_prompt,
     idea_prompt,
     metadata_prompt,
     metadata_prompt_without,
-    parse_codes_text,
     parse_lyrics,
     parse_think,
     think_fields,
     think_text,
     understand_prompt,
 )
-from acestep_pack.acestep_core.text import load_tokenizer
+from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import SongSpec
 from comfyui import comfyui_path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from acestep_pack.acestep_core.prompts import (
+from acestep_pack.acestep_core.song.prompts import (
     INSTRUCTIONS,
     TRACKS,
     caption_text,

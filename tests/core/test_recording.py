@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from acestep_pack.acestep_core.audio.recording import recording, whole_frames
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from acestep_pack.acestep_core.recording import recording, whole_frames
 
 
 def tone(n_samples: int, n_channels: int = 2, n_items: int = 1, sample_rate: int = SAMPLE_RATE) -> Tensor:

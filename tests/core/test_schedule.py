@@ -4,14 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from acestep_pack.acestep_core.pipeline.schedule import (
-    TURBO_LEVELS,
-    custom_schedule,
-    schedule,
-    start_at,
-    warp,
-)
-from acestep_pack.acestep_core.presets import PRESETS, resolve
+from acestep_pack.acestep_core.checkpoints.presets import PRESETS, resolve
+from acestep_pack.acestep_core.pipeline.schedule import TURBO_LEVELS, custom_schedule, schedule, start_at, warp
 
 STEPS = [1, 2, 7, 8, 50, 200]
 SHIFTS = [0.1, 1.0, 2.0, 3.0, 10.0]

@@ -7,8 +7,15 @@ import torch
 
 from acestep_pack.acestep_core.constants import FRAME_RATE
 from acestep_pack.acestep_core.scoring.lyrics import TimedLine, TimedWord
-from acestep_pack.acestep_core.scoring.score import NamedScore, Score
-from acestep_pack.acestep_core.scoring.scores import Scores, joined, time_mask, weak_lines, weakest_line
+from acestep_pack.acestep_core.scoring.score import (
+    NamedScore,
+    Score,
+    Scores,
+    joined,
+    time_mask,
+    weak_lines,
+    weakest_line,
+)
 
 N_FRAMES = 250
 

@@ -29,7 +29,7 @@ from acestep_pack.acestep_core.pipeline.tasks import (
     repaint,
     stitch,
 )
-from acestep_pack.acestep_core.prompts import TRACKS
+from acestep_pack.acestep_core.song.prompts import TRACKS
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 
 CHANNELS = 64

@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from acestep_pack.acestep_core.pieces import pieces
 from acestep_pack.acestep_core.scoring.alignment import Path, consensus, energy, warp
 from acestep_pack.acestep_core.scoring.attention import lyric_rows
+from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics, score_planned_lyrics
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics, TimedLine, TimedWord, timed_lines
-from acestep_pack.acestep_core.scoring.score import Score, score_lyrics, score_planned_lyrics
+from acestep_pack.acestep_core.scoring.score import Score
 from acestep_pack.acestep_core.scoring.subtitles import lrc, srt, word_lrc
-from acestep_pack.acestep_core.text import load_tokenizer, lyric_ids
+from acestep_pack.acestep_core.song.tokens import load_tokenizer, lyric_ids, pieces
 from acestep_pack.acestep_core.types import SongSpec
 from comfyui import comfyui_path
 

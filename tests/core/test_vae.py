@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm, from_comfyui_keys
 from acestep_pack.acestep_core.models import vae
 from acestep_pack.acestep_core.models.vae import Vae, VaeConfig
 from golden_models import assert_close
@@ -175,7 +176,7 @@ def old_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("rename", [dict, old_names])
 def test_folded_weight_norm_equals_torchs_own_weights(rename) -> None:
     model = Vae(TINY)
-    folded = vae.fold_weight_norm(rename(weight_normed(model)))
+    folded = fold_weight_norm(rename(weight_normed(model)))
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
             torch.testing.assert_close(folded[f"{name}.weight"], module.weight, rtol=1e-6, atol=1e-7)
@@ -183,7 +184,7 @@ def test_folded_weight_norm_equals_torchs_own_weights(rename) -> None:
 
 
 def test_folding_plain_weights_changes_nothing(tiny: Vae) -> None:
-    folded = vae.fold_weight_norm(tiny.state_dict())
+    folded = fold_weight_norm(tiny.state_dict())
     assert all(torch.equal(folded[key], t) for key, t in tiny.state_dict().items())
     assert folded.keys() == tiny.state_dict().keys()
 
@@ -192,7 +193,7 @@ def test_half_a_weight_norm_pair_is_refused() -> None:
     state_dict = old_names(weight_normed(Vae(TINY)))
     del state_dict["decoder.block.2.conv_t1.weight_v"]
     with pytest.raises(ValueError, match=r'only half of the weight "decoder\.block\.2\.conv_t1\.weight"'):
-        vae.fold_weight_norm(state_dict)
+        fold_weight_norm(state_dict)
 
 
 def comfyui_layers(config: VaeConfig) -> nn.Module:
@@ -231,13 +232,13 @@ def comfyui_layers(config: VaeConfig) -> nn.Module:
 
 
 def test_comfyui_names_map_onto_exactly_our_keys_and_shapes() -> None:
-    ours = vae.from_comfyui_keys(comfyui_layers(TINY).state_dict())
+    ours = from_comfyui_keys(comfyui_layers(TINY).state_dict())
     expected = Vae(TINY).state_dict()
     assert {key: t.shape for key, t in ours.items()} == {key: t.shape for key, t in expected.items()}
 
 
 def test_names_that_are_not_comfyuis_pass_through(tiny: Vae) -> None:
-    assert vae.from_comfyui_keys(tiny.state_dict()).keys() == tiny.state_dict().keys()
+    assert from_comfyui_keys(tiny.state_dict()).keys() == tiny.state_dict().keys()
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from acestep_pack.acestep_core.constants import N_CODES, SAMPLE_RATE, SAMPLES_PE
 from acestep_pack.acestep_core.models import tokenizer
 from acestep_pack.acestep_core.pipeline.reference import Reference, excerpt
 from acestep_pack.acestep_core.types import AudioCodes, Take
-from acestep_pack.nodes import model as models
-from acestep_pack.nodes import vae as vaes
 from acestep_pack.nodes.audio import AceStepDetokenize, AceStepEncodeAudio, AceStepReference, AceStepTokenize
-from acestep_pack.nodes.sockets import ACESTEP_KEY, WAVEFORM_KEY, latent, latent_source
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import vae as vaes
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, WAVEFORM_KEY, latent, latent_source
 from golden_models import z
 
 CHANNELS = 64
@@ -37,7 +37,7 @@ def vae_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vae(vae_file: Path) -> vaes.AceStepVAE:
-    return vaes.load(vae_file)
+    return vaes.load_vae(vae_file)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def folder(size: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path):
     """The golden model as our loader gives it to the nodes, in float32."""
     with torch.inference_mode():
-        return models.load(folder, "auto", "fp32")
+        return models.load_model(folder, "auto", "fp32")
 
 
 def music(n_samples: int, n_channels: int = 2, sample_rate: int = SAMPLE_RATE) -> Tensor:
@@ -270,7 +270,7 @@ def test_hints_are_the_detokenizers(model, size: str) -> None:
 
 @pytest.mark.parametrize(("weight_dtype", "cosine"), [("bf16", 0.999), ("fp8_e4m3fn", 0.9)])
 def test_narrow_weights_write_nearly_the_same_hints_and_read_codes(model, folder, weight_dtype, cosine) -> None:
-    narrow, codes = models.load(folder, "auto", weight_dtype), some_codes(21)
+    narrow, codes = models.load_model(folder, "auto", weight_dtype), some_codes(21)
     ours, exact = hints(narrow, codes), hints(model, codes)
     assert ours.dtype == torch.float32
     assert torch.cosine_similarity(ours.flatten(), exact.flatten(), dim=0) > cosine

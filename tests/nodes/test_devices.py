@@ -16,19 +16,19 @@ from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.lora.files import read_adapter
 from acestep_pack.acestep_core.lora.fit import Strengths, fit
 from acestep_pack.acestep_core.models.conditioner import Tokens
-from acestep_pack.acestep_core.text import Ids, load_tokenizer
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
-from acestep_pack.nodes import model as models
-from acestep_pack.nodes import vae as vaes
 from acestep_pack.nodes.audio import AceStepDetokenize, AceStepEncodeAudio, AceStepReference, AceStepTokenize
 from acestep_pack.nodes.decode import AceStepDecode
 from acestep_pack.nodes.encode import AceStepEncode
-from acestep_pack.nodes.host import TOKENIZER_FOLDER
-from acestep_pack.nodes.patch import patched, shapes_of
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import vae as vaes
+from acestep_pack.nodes.host.folders import TOKENIZER_FOLDER
+from acestep_pack.nodes.host.lora_patch import patched, shapes_of
+from acestep_pack.nodes.host.sockets import RECORDED_KEY, WAVEFORM_KEY, recorded_latent, recording_of
 from acestep_pack.nodes.region import AceStepRegion
 from acestep_pack.nodes.sample import AceStepSample
 from acestep_pack.nodes.score import AceStepPickBest, AceStepScoreLyrics
-from acestep_pack.nodes.sockets import RECORDED_KEY, WAVEFORM_KEY, recorded_latent, recording_of
 from acestep_pack.nodes.tasks import AceStepCover, AceStepRepaint
 from card import CARD, CPU, Card, put
 
@@ -89,7 +89,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_songs_of_every_kind_are_made_on_the_card(between_nodes: torch.device, files: Path) -> None:
     with Card():
-        vae, model = vaes.load(files / "vae.safetensors"), models.load(files / "xl", "auto", "bf16")
+        vae, model = vaes.load_vae(files / "vae.safetensors"), models.load_model(files / "xl", "auto", "bf16")
         found = fit(read_adapter(files / "lora.safetensors"), shapes_of(model))
         model = patched(model, found, Strengths(1.0))
         audio = {"waveform": recording().to(between_nodes), "sample_rate": SAMPLE_RATE}

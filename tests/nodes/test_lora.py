@@ -18,9 +18,9 @@ import lora_files
 import nodes as core_nodes  # ComfyUI's own, not ours
 from acestep_pack.acestep_core.lora.files import read_adapter
 from acestep_pack.acestep_core.lora.portable import save_portable
-from acestep_pack.nodes import model as models
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host.lora_patch import NETWORK, ChangesPatch, shapes_of
 from acestep_pack.nodes.lora import AceStepLoadLora
-from acestep_pack.nodes.patch import NETWORK, ChangesPatch, shapes_of
 from golden_models import AceStep, z
 from lora_files import FORMATS, Made, modules, name_of, write
 
@@ -40,7 +40,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
     @functools.cache
     def loaded(weight_dtype: str = "fp32") -> object:
         with torch.inference_mode():
-            return models.load(folder, "auto", weight_dtype)
+            return models.load_model(folder, "auto", weight_dtype)
 
     return loaded
 

@@ -29,11 +29,11 @@ from acestep_pack.acestep_core.pipeline.schedule import custom_schedule, schedul
 from acestep_pack.acestep_core.pipeline.tasks import Source, cover, repaint
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 from acestep_pack.acestep_core.types import AudioCodes
-from acestep_pack.nodes import generate as generating
-from acestep_pack.nodes import model as models
-from acestep_pack.nodes.generate import generate
-from acestep_pack.nodes.guider import run
-from acestep_pack.nodes.sockets import ACESTEP_KEY, latent
+from acestep_pack.nodes.host import generate as generating
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host.generate import generate
+from acestep_pack.nodes.host.guider import run
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, latent
 from golden_models import WHOLE_GENERATION, assert_close, golden, z
 
 BATCH, FRAMES, CHANNELS = 2, 61, 64
@@ -59,7 +59,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
     @functools.cache
     def loaded(which: str, weight_dtype: str = "fp32") -> object:
         with torch.inference_mode():
-            return models.load(folder(which), "auto", weight_dtype)
+            return models.load_model(folder(which), "auto", weight_dtype)
 
     return loaded
 
@@ -423,7 +423,7 @@ def test_takes_in_chunks_are_the_takes_at_once(turbo, monkeypatch, n_at_once: in
     positive = conditioning(song(codes=two_plans()))
     whole_batch = make(turbo, positive, takes_per_plan=2)
     room = n_at_once * turbo.model.memory_required([1, CHANNELS, FRAMES], {ACESTEP_KEY: [[1, 28]]})
-    monkeypatch.setattr(generating.host, "room_beside", lambda patcher: room)
+    monkeypatch.setattr(generating.memory, "room_beside", lambda patcher: room)
     assert_same(make(turbo, positive, takes_per_plan=2), whole_batch)
 
 
@@ -432,7 +432,7 @@ def test_as_many_takes_run_at_once_as_there_is_room_for_and_never_none(
     turbo, monkeypatch, rooms: float, n_takes: int, size: int
 ) -> None:
     one = turbo.model.memory_required([1, CHANNELS, FRAMES], {ACESTEP_KEY: [[1, 28]]})
-    monkeypatch.setattr(generating.host, "room_beside", lambda patcher: rooms * one)
+    monkeypatch.setattr(generating.memory, "room_beside", lambda patcher: rooms * one)
     assert generating._chunk_size(turbo, conditioning(song()), FRAMES, n_takes, guided=False) == size
 
 

@@ -19,11 +19,11 @@ from acestep_pack.acestep_core.pipeline.sample import SamplerSettings
 from acestep_pack.acestep_core.pipeline.schedule import schedule
 from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, repaint
 from acestep_pack.acestep_core.types import AudioCodes
-from acestep_pack.nodes import generate as generating
-from acestep_pack.nodes import model as models
-from acestep_pack.nodes.generate import Generation, generate
+from acestep_pack.nodes.host import generate as generating
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host.generate import Generation, generate
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, latent
 from acestep_pack.nodes.sample import AceStepSamplerOptions
-from acestep_pack.nodes.sockets import ACESTEP_KEY, latent
 from golden_models import z
 
 FRAMES, CHANNELS, STEPS = 37, 64, 4
@@ -44,7 +44,7 @@ def model(variant: str, tmp_path_factory: pytest.TempPathFactory):
     save_file(golden_models.weights("2b"), folder / "model.safetensors")
     torch.save(z("gen.silence", 1, 800, CHANNELS).transpose(1, 2).contiguous(), folder / "silence_latent.pt")
     with torch.inference_mode():
-        return models.load(folder, "auto", "fp32")
+        return models.load_model(folder, "auto", "fp32")
 
 
 def tokens(name: str, n_tokens: int) -> Tokens:
@@ -290,7 +290,7 @@ def test_a_morph_is_its_seed_and_the_same_alone_in_chunks_or_among_others(model,
     three = make(model, asked, latent_in=song, takes_per_plan=3)
     for i in range(3):
         assert_same(three[i], make(model, asked, latent_in=song, seed=7 + i)[0], 1e-3)
-    monkeypatch.setattr(generating.host, "room_beside", lambda patcher: 0)
+    monkeypatch.setattr(generating.memory, "room_beside", lambda patcher: 0)
     assert_same(make(model, asked, latent_in=song, takes_per_plan=3), three, 1e-3)
 
 

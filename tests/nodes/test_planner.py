@@ -12,10 +12,10 @@ import torch
 
 import tiny_models
 from acestep_pack.acestep_core.types import SongSpec
-from acestep_pack.nodes import host
 from acestep_pack.nodes import plan as nodes
-from acestep_pack.nodes import planner as planners
-from acestep_pack.nodes.planner import PlannerModel
+from acestep_pack.nodes.host import memory
+from acestep_pack.nodes.host import planner as planners
+from acestep_pack.nodes.host.planner import PlannerModel
 
 SONG = SongSpec("slow piano ballad", "[Verse]\nhello", "en", 90, "A minor", "4", 10.0)
 CODES_ALONE = {"think_metadata": False, "think_caption": False, "think_language": False}
@@ -27,7 +27,7 @@ def planner(tmp_path_factory: pytest.TempPathFactory) -> PlannerModel:
     folder: Path = tmp_path_factory.mktemp("planner") / "acestep-5Hz-lm-0.6B"
     tiny_models.write_planner_official(folder)
     with torch.inference_mode():
-        return planners.load(folder)
+        return planners.load_planner(folder)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nvidia")
 def test_a_graph_may_be_captured_of_weights_that_stay_as_they_are():
-    assert host.may_capture(Loaded(), BF16)
+    assert memory.may_capture(Loaded(), BF16)
 
 
 @pytest.mark.usefixtures("nvidia")
@@ -142,16 +142,16 @@ def test_a_graph_may_be_captured_of_weights_that_stay_as_they_are():
     ],
 )
 def test_no_graph_is_captured_of_weights_that_move(loaded):
-    assert not host.may_capture(loaded, BF16)
+    assert not memory.may_capture(loaded, BF16)
 
 
 def test_no_graph_is_captured_on_other_makers_cards():
-    assert not host.may_capture(Loaded(), BF16)
+    assert not memory.may_capture(Loaded(), BF16)
 
 
 def test_a_planner_is_told_whether_to_capture_and_keeps_its_lexicon(planner, monkeypatch):
     assert not planner.ready().capture
-    monkeypatch.setattr(host, "may_capture", lambda patcher, dtype: patcher is planner.patcher)
+    monkeypatch.setattr(memory, "may_capture", lambda patcher, dtype: patcher is planner.patcher)
     assert planner.ready().capture
     assert planner.ready().lexicon is planner.ready().lexicon
 

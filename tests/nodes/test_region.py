@@ -12,10 +12,10 @@ from torch import Tensor
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
-from acestep_pack.nodes import picture
 from acestep_pack.nodes.edit_codes import OPERATIONS, AceStepEditCodes
+from acestep_pack.nodes.host.sockets import WAVEFORM_KEY, frame_mask, latent
+from acestep_pack.nodes.pictures import lanes as picture
 from acestep_pack.nodes.region import AceStepRegion
-from acestep_pack.nodes.sockets import WAVEFORM_KEY, frame_mask, latent
 
 WALTZ = SongSpec(bpm=90, time_signature="3")  # a bar lasts 2 s
 N_FRAMES = 250

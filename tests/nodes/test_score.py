@@ -19,17 +19,20 @@ from acestep_pack.acestep_core.constants import FRAME_RATE
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.tasks import Source, repaint
+from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics, TimedLine
-from acestep_pack.acestep_core.scoring.score import NamedScore, Score, score_lyrics
-from acestep_pack.acestep_core.scoring.scores import Scores
-from acestep_pack.acestep_core.text import load_tokenizer, lyric_ids
+from acestep_pack.acestep_core.scoring.score import NamedScore, Score, Scores
+from acestep_pack.acestep_core.song.tokens import load_tokenizer, lyric_ids
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
-from acestep_pack.nodes import heat, host, listen, picture
-from acestep_pack.nodes import model as models
-from acestep_pack.nodes import planner as planners
+from acestep_pack.nodes.host import folders, memory
+from acestep_pack.nodes.host import lyric_scorer as listen
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import planner as planners
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, RECORDED_KEY, WAVEFORM_KEY, frame_mask, latent, recorded_latent
+from acestep_pack.nodes.pictures import lanes as picture
+from acestep_pack.nodes.pictures import lyrics as heat
 from acestep_pack.nodes.region import AceStepRegion
 from acestep_pack.nodes.score import AceStepPickBest, AceStepScoreLyrics, AceStepScorePlan, AceStepWeakLines
-from acestep_pack.nodes.sockets import ACESTEP_KEY, RECORDED_KEY, WAVEFORM_KEY, frame_mask, latent, recorded_latent
 
 SONG = SongSpec("slow piano ballad", "[Verse]\nWalking home in rain\nHold the night\n\n[Chorus]\nStay", "en")
 N_FRAMES = 131  # odd, so that the last patch is half empty
@@ -53,20 +56,20 @@ def xl(folder: Path):
     """A model whose config.json names the heads that follow the lyrics."""
     tiny_models.write_dit_official(folder / "xl", "xl-turbo")
     with torch.inference_mode():
-        return models.load(folder / "xl", "auto", "fp32")
+        return models.load_model(folder / "xl", "auto", "fp32")
 
 
 @pytest.fixture(scope="module")
 def planner(folder: Path):
     tiny_models.write_planner_official(folder / "planner")
     with torch.inference_mode():
-        return planners.load(folder / "planner")
+        return planners.load_planner(folder / "planner")
 
 
 @pytest.fixture(scope="module")
 def conditioned() -> Callable[..., list]:
     """Return a maker of CONDITIONING of a song, its states random: conditioned(codes=…, task=…)."""
-    tokenizer = load_tokenizer(host.TOKENIZER_FOLDER)
+    tokenizer = load_tokenizer(folders.TOKENIZER_FOLDER)
 
     def make(song: SongSpec = SONG, **given: object) -> list:
         ids = lyric_ids(tokenizer, song)
@@ -149,12 +152,12 @@ def test_takes_that_do_not_fit_memory_together_are_heard_in_turns(xl, conditione
     attend = listen.lyric_attention
     monkeypatch.setattr(listen, "lyric_attention", lambda *given: shapes.append(given[3].shape[0]) or attend(*given))
     asked = []
-    load = host.load_for
-    monkeypatch.setattr(host, "load_for", lambda patcher, n_bytes: asked.append(n_bytes) or load(patcher, n_bytes))
+    load = memory.load_for
+    monkeypatch.setattr(memory, "load_for", lambda patcher, n_bytes: asked.append(n_bytes) or load(patcher, n_bytes))
     heard(xl, conditioned(), songs(5))
-    monkeypatch.setattr(host, "room_beside", lambda patcher: asked[0] / 5 * 2.5)
+    monkeypatch.setattr(memory, "room_beside", lambda patcher: asked[0] / 5 * 2.5)
     heard(xl, conditioned(), songs(5))
-    monkeypatch.setattr(host, "room_beside", lambda patcher: 0)
+    monkeypatch.setattr(memory, "room_beside", lambda patcher: 0)
     heard(xl, conditioned(), songs(2))
     assert shapes == [5, 2, 2, 1, 1, 1]
     assert asked[1:] == pytest.approx([asked[0] / 5 * 2, asked[0] / 5])
@@ -272,7 +275,7 @@ def test_what_a_foreign_sampler_made_of_a_window_is_put_into_the_whole(xl, condi
 @pytest.mark.parametrize("lyrics", ["", "[Instrumental]", "[Intro]\n\n[Solo]"])
 def test_a_song_without_words_is_no_error(conditioned, folder: Path, lyrics: str) -> None:
     tiny_models.write_dit_official(folder / "unknown", "turbo")
-    unknown = models.load(folder / "unknown", "auto", "fp32")  # no heads are known for its size
+    unknown = models.load_model(folder / "unknown", "auto", "fp32")  # no heads are known for its size
     output = AceStepScoreLyrics.execute(unknown, conditioned(SongSpec("drone", lyrics)), songs(2))
     scores, lrc = output.result
     assert scores == Scores((Score(), Score()), (0, 0), N_FRAMES)
@@ -307,7 +310,7 @@ def test_conditioning_of_core_is_refused(xl) -> None:
 
 def test_a_size_whose_heads_nobody_knows_is_refused(conditioned, folder: Path) -> None:
     tiny_models.write_dit_official(folder / "small", "turbo")
-    small = models.load(folder / "small", "auto", "fp32")
+    small = models.load_model(folder / "small", "auto", "fp32")
     assert "this model has 8 layers of 16" in refused(small, conditioned(), songs())
 
 

@@ -18,17 +18,17 @@ from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.schedule import schedule
 from acestep_pack.acestep_core.pipeline.tasks import Task
-from acestep_pack.acestep_core.prompts import TRACKS
-from acestep_pack.acestep_core.text import Ids, load_tokenizer
+from acestep_pack.acestep_core.song.prompts import TRACKS
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
-from acestep_pack.nodes import generate as generating
-from acestep_pack.nodes import model as models
-from acestep_pack.nodes import vae as vaes
 from acestep_pack.nodes.decode import AceStepDecode
 from acestep_pack.nodes.encode import AceStepEncode
-from acestep_pack.nodes.host import TOKENIZER_FOLDER
+from acestep_pack.nodes.host import generate as generating
+from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import vae as vaes
+from acestep_pack.nodes.host.folders import TOKENIZER_FOLDER
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, WAVEFORM_KEY, frame_mask, latent
 from acestep_pack.nodes.sample import AceStepSample
-from acestep_pack.nodes.sockets import ACESTEP_KEY, WAVEFORM_KEY, frame_mask, latent
 from acestep_pack.nodes.tasks import (
     AceStepComplete,
     AceStepCover,
@@ -56,7 +56,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], object]:
         save_file(golden_models.weights("2b"), path / "model.safetensors")
         torch.save(z("gen.silence", 1, 800, CHANNELS).mT.contiguous(), path / "silence_latent.pt")
         with torch.inference_mode():
-            return models.load(path, "auto", "fp32")
+            return models.load_model(path, "auto", "fp32")
 
     return loaded
 
@@ -75,7 +75,7 @@ def base(load):
 def vae(tmp_path_factory: pytest.TempPathFactory) -> vaes.AceStepVAE:
     path: Path = tmp_path_factory.mktemp("vae") / "ace_1.5_vae.safetensors"
     tiny_models.write_vae_comfy(path)
-    return vaes.load(path)
+    return vaes.load_vae(path)
 
 
 # What goes in, and how it is run.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import tiny_models
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from acestep_pack.nodes import vae as vaes
 from acestep_pack.nodes.decode import AceStepDecode
-from acestep_pack.nodes.sockets import latent
+from acestep_pack.nodes.host import vae as vaes
+from acestep_pack.nodes.host.sockets import latent
 
 CHANNELS = 64
 
@@ -29,7 +29,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vae(file: Path) -> vaes.AceStepVAE:
-    return vaes.load(file)
+    return vaes.load_vae(file)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from acestep_pack.acestep_core.models.acestep import AceStep
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
-from acestep_pack.acestep_core.text import Ids, load_tokenizer
-from acestep_pack.nodes.host import with_attention
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
+from acestep_pack.nodes.host.memory import with_attention
 from comfyui import comfyui_path
 
 SIZES = ("2b", "xl")

@@ -24,7 +24,7 @@ from acestep_pack.acestep_core.planner.decode import (
     penalize,
 )
 from acestep_pack.acestep_core.planner.grammar import N_TEXT_TOKENS, Grammar, Rule, Text
-from acestep_pack.nodes.host import with_attention
+from acestep_pack.nodes.host.memory import with_attention
 from golden_models import assert_close
 from parity.peers import ONE_PART
 

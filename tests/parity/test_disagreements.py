@@ -15,7 +15,7 @@ from comfy.ldm.ace.ace_step15 import get_silence_latent
 from diffusers import AceStepPipeline
 from torch import Tensor
 
-from acestep_pack.acestep_core.audio import normalize_peak
+from acestep_pack.acestep_core.audio.level import normalize_peak
 from acestep_pack.acestep_core.constants import frames_for
 from acestep_pack.acestep_core.models.acestep import chunk_context
 from acestep_pack.acestep_core.models.conditioner import Tokens
@@ -27,8 +27,8 @@ from acestep_pack.acestep_core.pipeline.options import Options, official
 from acestep_pack.acestep_core.pipeline.sample import SamplerSettings
 from acestep_pack.acestep_core.pipeline.schedule import custom_schedule, schedule
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw, correct
-from acestep_pack.acestep_core.prompts import INSTRUCTIONS
-from acestep_pack.acestep_core.text import Ids, load_tokenizer, lyric_ids
+from acestep_pack.acestep_core.song.prompts import INSTRUCTIONS
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer, lyric_ids
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from golden_models import assert_close, model, z
 from parity import peers

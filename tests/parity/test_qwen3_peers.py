@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from acestep_pack.acestep_core.constants import MAX_CAPTION_TOKENS
-from acestep_pack.acestep_core.prompts import caption_text, instruction, lyric_text
-from acestep_pack.acestep_core.text import Ids, caption_ids, load_tokenizer, lyric_ids
+from acestep_pack.acestep_core.song.prompts import caption_text, instruction, lyric_text
+from acestep_pack.acestep_core.song.tokens import Ids, caption_ids, load_tokenizer, lyric_ids
 from acestep_pack.acestep_core.types import SongSpec
 from golden_models import GOLDEN, assert_close
 from parity import peers

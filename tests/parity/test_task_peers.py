@@ -26,16 +26,7 @@ from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
 from acestep_pack.acestep_core.pipeline.sample import Evaluation, Preserve, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.schedule import schedule
-from acestep_pack.acestep_core.pipeline.tasks import (
-    BALANCED,
-    Source,
-    Task,
-    complete,
-    cover,
-    extract,
-    lego,
-    repaint,
-)
+from acestep_pack.acestep_core.pipeline.tasks import BALANCED, Source, Task, complete, cover, extract, lego, repaint
 from acestep_pack.acestep_core.types import SongSpec
 from golden_models import WHOLE_GENERATION, assert_close, model, z
 from parity import peers

@@ -28,7 +28,7 @@ from acestep_pack.acestep_core.pipeline.tasks import (
     repaint,
     stitch,
 )
-from acestep_pack.acestep_core.text import Ids, load_tokenizer
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from golden_models import assert_close, model, z
 from parity import peers

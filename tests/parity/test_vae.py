@@ -10,6 +10,7 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 
 import comfyui
+from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm, from_comfyui_keys
 from acestep_pack.acestep_core.models import vae
 from acestep_pack.acestep_core.models.vae import Vae, VaeConfig
 from golden_models import assert_close
@@ -54,7 +55,7 @@ def comfyui_vae() -> nn.Module:
 
 
 def ours(state_dict: dict[str, Tensor]) -> Vae:
-    state_dict = vae.fold_weight_norm(vae.from_comfyui_keys(state_dict))
+    state_dict = fold_weight_norm(from_comfyui_keys(state_dict))
     model = Vae(VaeConfig.from_state_dict(state_dict))
     model.load_state_dict(state_dict)
     return model
@@ -103,7 +104,7 @@ def test_tiles_and_pieces_stay_equal_to_diffusers(diffusers_vae: nn.Module, monk
 def test_comfyuis_operations_give_the_same(diffusers_vae: nn.Module) -> None:
     comfyui.make_importable(cpu=True)
     manual_cast = importlib.import_module("comfy.ops").manual_cast
-    state_dict = vae.fold_weight_norm(diffusers_vae.state_dict())
+    state_dict = fold_weight_norm(diffusers_vae.state_dict())
     model = Vae(TINY, vae.Build(ops=manual_cast))
     model.load_state_dict(state_dict)
     latents, audio = randn(1, TINY.latent_channels, 12), randn(1, 2, 12 * 1920)

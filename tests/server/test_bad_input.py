@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from acestep_pack.acestep_core import catalogue, download
+from acestep_pack.acestep_core.checkpoints import catalogue, download
 from api_prompts import Prompt, add, assert_fails, cancel_at, failure, node, sketch, text_to_song
 from client import Client, PromptRejected, Run
 from comfyui import HOST, Server, install_pack, start

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from acestep_pack.acestep_core import codes as codes_file
 from acestep_pack.acestep_core.bundle import KEY
+from acestep_pack.acestep_core.codes import files as codes_file
 from acestep_pack.acestep_core.types import SongSpec
 from api_prompts import Prompt, add, link, node, text_to_song
 from client import Client, Run

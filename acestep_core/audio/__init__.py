@@ -1,0 +1,1 @@
+"""Waveforms on their way in and out."""

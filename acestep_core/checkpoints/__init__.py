@@ -1,0 +1,1 @@
+"""From published files to a network with weights: what exists, downloads, names, sizes, variants."""

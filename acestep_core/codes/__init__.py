@@ -1,0 +1,1 @@
+"""Audio codes as values that people keep: files, text, and edits."""

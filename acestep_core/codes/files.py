@@ -1,0 +1,53 @@
+"""Audio codes on disk, so that a plan can be kept, shared and sung again.
+
+A file is JSON: a format mark, a version and the sequences.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ..types import AudioCodes
+
+FORMAT = "acestep-codes"
+VERSION = 1
+SUFFIX = ".codes.json"
+
+
+def save(codes: AudioCodes, path: Path) -> None:
+    """Write codes to a file, whole or not at all."""
+    content = {"format": FORMAT, "version": VERSION, "sequences": [list(s) for s in codes.sequences]}
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def load(path: Path) -> AudioCodes:
+    """Return the codes of a file.
+
+    Raises ValueError, saying where, for a file that was cut off, edited into nonsense, or is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged or no codes file: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path.name} is no codes file: it lacks the mark {FORMAT}")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path.name} is version {content.get('version')}, this pack reads version {VERSION}")
+    sequences = content.get("sequences")
+    if not isinstance(sequences, list):
+        raise ValueError(f"{path.name} has no list of sequences")
+    for plan, sequence in enumerate(sequences):
+        _check(path.name, plan, sequence)
+    return AudioCodes(tuple(map(tuple, sequences)))
+
+
+def _check(name: str, plan: int, sequence: object) -> None:
+    if not isinstance(sequence, list):
+        raise ValueError(f"{name}: plan {plan + 1} is no list of codes")
+    for position, code in enumerate(sequence):
+        if type(code) is not int:
+            raise ValueError(f"{name}: plan {plan + 1} has {code!r} at position {position}, which is no code")

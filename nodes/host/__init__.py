@@ -1,0 +1,1 @@
+"""ComfyUI's side of the pack, without node classes."""
