@@ -1,9 +1,10 @@
-"""The values that travel between stages, frozen and checked when made. No tensors of the model's own here."""
+"""The values that travel between stages, frozen and checked when made, and which item belongs to which plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .constants import (
     CODE_RATE,
@@ -20,21 +21,20 @@ from .constants import (
     UNKNOWN_LANGUAGE,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class SongSpec:
-    """What a song should be. None means: let the planner or the model decide.
+    """What a song should be. None lets the planner or the model decide."""
 
-    duration_s is in seconds, bpm in beats per minute, key like "F# minor", time_signature the beats of a
-    bar ("2", "3", "4", "6"), language a code of LANGUAGES.
-    """
-
-    caption: str = ""
-    lyrics: str = ""
-    language: str | None = None
-    bpm: int | None = None
-    key: str | None = None
-    time_signature: str | None = None
+    caption: str = ""  # style, instruments, mood, in words
+    lyrics: str = ""  # "[Instrumental]" asks for no voice
+    language: str | None = None  # a code of LANGUAGES
+    bpm: int | None = None  # beats per minute
+    key: str | None = None  # such as "F# minor"
+    time_signature: str | None = None  # beats of a bar: "2", "3", "4" or "6"
     duration_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -91,9 +91,19 @@ class Take:
     """Where one item of a latent batch came from."""
 
     seed: int
-    plan: int = 0
-    n_steps: int = 0
-    track: str = ""
+    plan: int = 0  # which of the plans, or of a task's rows, it follows
+    n_steps: int = 0  # 0 where nothing was sampled
+    track: str = ""  # of a task that makes one
+
+
+def in_turn(items: Tensor, rows: Tensor) -> Tensor:
+    """Return the items of a batch that rows number, starting over where there are fewer items than rows."""
+    return items[rows.to(items.device) % len(items)]
+
+
+def plan_of(item: int, take: Take | None, n_plans: int) -> int:
+    """Return which of n_plans an item of a batch follows: its take's plan, or its own number where none is known."""
+    return (item if take is None else take.plan) % n_plans
 
 
 def take_seeds(seed: int, n_takes: int, seeds: Sequence[int] = ()) -> tuple[int, ...]:

@@ -1,4 +1,8 @@
-"""Every node of the pack, in one list. The nodes are thin: sockets in, one core call, sockets out."""
+"""Every node of the pack, in one list. Nodes are thin: sockets in, one core call, sockets out.
+
+Imports stand at the top of a file. Only packages that are slow to import or not always there (av, PIL, requests,
+huggingface_hub, tokenizers, yaml, torchaudio) are imported where they are used; a test holds this.
+"""
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
@@ -13,7 +17,7 @@ from .load import AceStepLoadModel, AceStepLoadPlanner, AceStepLoadTextEncoder, 
 from .lora import AceStepLoadLora
 from .plan import AceStepFormat, AceStepIdea, AceStepPlan, AceStepUnderstand
 from .region import AceStepRegion
-from .sample import AceStepSample, AceStepSamplerOptions
+from .sample import AceStepMorph, AceStepSample, AceStepSamplerOptions
 from .save import AceStepSave
 from .score import AceStepPickBest, AceStepScoreLyrics, AceStepScorePlan, AceStepWeakLines
 from .song import AceStepSong, AceStepSongInfo
@@ -67,6 +71,7 @@ NODES: list[type[io.ComfyNode]] = [
     AceStepScorePlan,
     AceStepPickBest,
     AceStepWeakLines,
+    AceStepMorph,
 ]
 
 

@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io
 from ..acestep_core.audio.level import fade, normalize_peak
 from ..acestep_core.constants import SAMPLE_RATE
 from ..acestep_core.pipeline.splice import can_splice, splice
+from ..acestep_core.pipeline.tasks import TEXT2MUSIC
 from .host.sockets import CATEGORY, TaskSocket, latent_canvases, latent_rows
 from .host.vae import decode
 
@@ -67,6 +68,7 @@ class AceStepDecode(io.ComfyNode):
     @classmethod
     def execute(cls, vae, latent, normalize, peak_dbfs, fade_in, fade_out, task=None):
 
+        task = task or TEXT2MUSIC
         samples = latent_canvases(latent, task)
         text = ""
         if can_splice(task):

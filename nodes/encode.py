@@ -6,9 +6,9 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import LATENT_CHANNELS
-from ..acestep_core.pipeline.condition import n_frames_of
 from ..acestep_core.pipeline.encode import encode
-from ..acestep_core.types import AudioCodes, Take
+from ..acestep_core.pipeline.tasks import text2music
+from ..acestep_core.types import Take
 from .host import memory
 from .host.sockets import (
     ACESTEP_KEY,
@@ -71,13 +71,11 @@ class AceStepEncode(io.ComfyNode):
     @classmethod
     def execute(cls, text_encoder, song, codes_strength, codes=None, task=None, reference=None):
 
-        codes = codes or AudioCodes()
-        n_frames = n_frames_of(song, codes, task)
         timbre = None if reference is None else reference.latents
-        encoding = encode(text_encoder, song, n_frames, codes, codes_strength, task, timbre)
+        encoding = encode(text_encoder, song, codes, task or text2music(codes_strength), timbre)
         extras = {"pooled_output": None, "conditioning_lyrics": encoding.lyric.states, ACESTEP_KEY: encoding}
-        if codes.n_plans:
-            extras["audio_codes"] = [list(sequence) for sequence in codes.sequences]
-        empty = torch.zeros(encoding.n_plans, n_frames, LATENT_CHANNELS)
+        if encoding.codes.n_plans:
+            extras["audio_codes"] = [list(sequence) for sequence in encoding.codes.sequences]
+        empty = torch.zeros(encoding.n_plans, encoding.task.window_frames, LATENT_CHANNELS)
         takes = tuple(Take(seed=0, plan=plan) for plan in range(encoding.n_plans))
         return io.NodeOutput([[encoding.text.states, extras]], latent(memory.to_intermediate(empty), takes))

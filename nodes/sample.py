@@ -1,21 +1,26 @@
-"""The sampler: from CONDITIONING and noise to latents, takes by takes."""
+"""The sampler: from CONDITIONING and noise to latents, take by take."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import MAX_SEED, MAX_TAKES
 from ..acestep_core.pipeline.guidance import METHODS
 from ..acestep_core.pipeline.morph import Morph
-from ..acestep_core.pipeline.options import Options, Retake, official, parse_seeds, parse_timesteps
+from ..acestep_core.pipeline.options import Options, Retake, official
 from ..acestep_core.pipeline.sample import SOLVERS, SamplerSettings
 from ..acestep_core.pipeline.schedule import MAX_SHIFT, MAX_STEPS
+from ..acestep_core.pipeline.takes import Request
 from ..acestep_core.pipeline.wavelet import MODES, Dcw
 from .host import progress
 from .host.generate import generate
-from .host.sockets import CATEGORY, OptionsSocket
+from .host.sockets import CATEGORY, OptionsSocket, Prompt, SamplerOptions
+
+Number = TypeVar("Number", int, float)
 
 GENERATE = f"{CATEGORY}/generate"
 
@@ -163,7 +168,8 @@ class AceStepSamplerOptions(io.ComfyNode):
                     "morph_from",
                     optional=True,
                     tooltip="From ACE-Step Encode Song: what the song in the sampler's latent is now. It turns into "
-                    "what the sampler's conditioning says. Euler, apg or cfg, and no wavelet correction.",
+                    "what the sampler's conditioning says. Kept for older workflows: ACE-Step Morph does the same.",
+                    advanced=True,
                 ),
                 io.Float.Input(
                     "morph_start",
@@ -231,10 +237,64 @@ class AceStepSamplerOptions(io.ComfyNode):
             settings = SamplerSettings(solver, norm_limit=velocity_limit, ema=velocity_ema, dcw=dcw)
             interval = (guidance_start, guidance_end)
             chosen = Options(guidance_method, interval, settings, parse_timesteps(timesteps))
-        morph = Morph(morph_from, morph_start, morph_end, morph_samples) if morph_from else None
         settings = replace(chosen.settings, latent_shift=latent_shift, latent_rescale=latent_rescale)
-        retake = Retake(retake_seed, retake_variance)
-        return io.NodeOutput(replace(chosen, settings=settings, retake=retake, morph=morph))
+        chosen = SamplerOptions(replace(chosen, settings=settings, retake=Retake(retake_seed, retake_variance)))
+        if morph_from:
+            chosen = _with_morph(chosen, morph_from, morph_start, morph_end, morph_samples)
+        return io.NodeOutput(chosen)
+
+
+class AceStepMorph(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="AceStepMorph",
+            display_name="ACE-Step Morph",
+            category=GENERATE,
+            description="Turns the song in the sampler's latent from one prompt into another, without making it anew.",
+            search_aliases=["flow edit", "remix", "style transfer"],
+            inputs=[
+                io.Conditioning.Input(
+                    "morph_from",
+                    tooltip="From ACE-Step Encode Song: what the song in the sampler's latent is now. It turns into "
+                    "what the sampler's conditioning says.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Part of the steps to leave out, from the noisy end. Higher stays closer to the song.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Part of the steps after which the new words alone go on. Lower follows them more.",
+                ),
+                io.Int.Input(
+                    "samples",
+                    default=1,
+                    min=1,
+                    max=8,
+                    tooltip="Draws of noise averaged in each step, 1 to 8. More is steadier and takes as many times "
+                    "longer.",
+                ),
+                OptionsSocket.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From ACE-Step Sampler Options: euler, apg or cfg, and no wavelet correction.",
+                ),
+            ],
+            outputs=[OptionsSocket.Output(display_name="options", tooltip="For the ACE-Step sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, morph_from, start, end, samples, options=None):
+        return io.NodeOutput(_with_morph(options or SamplerOptions(Options()), morph_from, start, end, samples))
 
 
 class AceStepSample(io.ComfyNode):
@@ -309,19 +369,47 @@ class AceStepSample(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, conditioning, latent, seed, takes_per_plan, steps, shift, guidance, seeds="", options=None):
-        options = options or Options()
-        result = generate(
-            model,
-            conditioning,
-            latent,
-            seed,
-            parse_seeds(seeds),
-            takes_per_plan,
-            steps,
-            shift,
-            guidance,
-            options,
+        options = options or SamplerOptions(Options())
+        request = Request(
+            seed=seed,
+            seeds=parse_seeds(seeds),
+            takes_per_plan=takes_per_plan,
+            n_steps=steps,
+            shift=shift,
+            guidance=guidance,
+            options=options.options,
         )
+        result = generate(model, conditioning, latent, request, options.morph_from)
         for warning in result.warnings:
             progress.log.warning(warning)
         return io.NodeOutput(result.latent, ui={"text": ("\n".join((result.summary, *result.warnings)),)})
+
+
+def parse_timesteps(text: str) -> tuple[float, ...]:
+    """Return the numbers of a text such as "1.0, 0.8, 0.5"; nothing for an empty one.
+
+    Raises ValueError for what is not a number.
+    """
+    return _numbers(text, "timestep", float)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of a text such as "7, 8, 42"; nothing for an empty one.
+
+    Raises ValueError for what is not a whole number.
+    """
+    return _numbers(text, "seed", int)
+
+
+def _numbers(text: str, name: str, parse: Callable[[str], Number]) -> tuple[Number, ...]:
+    numbers = []
+    for word in text.replace(",", " ").split():
+        try:
+            numbers.append(parse(word))
+        except ValueError:
+            raise ValueError(f'"{word}" is not a {name}; write numbers separated by commas') from None
+    return tuple(numbers)
+
+
+def _with_morph(options: SamplerOptions, morph_from: list, start: float, end: float, samples: int) -> SamplerOptions:
+    return SamplerOptions(replace(options.options, morph=Morph(start, end, samples)), Prompt.of(morph_from))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.constants import FRAME_RATE, MAX_DURATION_S
+from ..acestep_core.pipeline.preserve import BALANCED, KEEP_MODES, keep
 from ..acestep_core.pipeline.splice import regions
-from ..acestep_core.pipeline.tasks import BALANCED, complete, cover, extend, extract, keep, lego, repaint, stitch
+from ..acestep_core.pipeline.tasks import complete, cover, extend, extract, lego, repaint, stitch
 from ..acestep_core.song.prompts import TRACKS
 from .host.sockets import CATEGORY, TaskSocket, frame_mask, latent_source
 
 TASKS = f"{CATEGORY}/tasks"
 # As the official interface's Remix tab sets them. Source: ace-step/ACE-Step-1.5, `acestep/ui` (main of 2026-06-26).
 REMIX_STRENGTH, REMIX_NOISE_STRENGTH = 0.0, 0.2
-KEEP_MODES = ["balanced", "conservative", "aggressive"]
 
 
 def _source_input(name: str = "source", tooltip: str = ""):
@@ -117,7 +117,7 @@ class AceStepRepaint(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=KEEP_MODES,
+                    options=list(KEEP_MODES),
                     default="balanced",
                     tooltip="How firmly the rest is held while the region forms: conservative through every step, "
                     "balanced as strength says, aggressive not at all, so that the rest may drift.",

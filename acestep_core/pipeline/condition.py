@@ -25,8 +25,8 @@ from ..models.acestep import AceStep, chunk_context
 from ..models.conditioner import Tokens
 from ..models.silence import fit, tile
 from ..song.tokens import LyricIds
-from ..types import AudioCodes, SongSpec
-from .tasks import Task
+from ..types import AudioCodes, SongSpec, in_turn
+from .tasks import TEXT2MUSIC, Task
 
 # Codes may miss the length of what they are for by this much: less than a beat, and silence fills it.
 CODES_TOLERANCE = CODE_RATE
@@ -34,43 +34,36 @@ CODES_TOLERANCE = CODE_RATE
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """A song as the text encoder read it, for one or several plans. Holds no silence and no checkpoint.
+    """What to make: a song as the text encoder read it, its codes, references and task.
 
-    text: states of the caption under the task's instruction, [1 or P, L, D]. text_to_music: the same under
-    the text2music instruction, which takes over when a strength below 1 drops codes or source. lyric: token
-    embeddings [1, L, D], and lyric_ids their tokens where known. codes_strength: part of the steps that
-    follow the codes, without a task; a task has a strength of its own. timbre: latents [R, n, 64] of
-    recordings to sound like. task: what to do with which sources; None makes a song from nothing.
+    For P plans: as many as there are sequences of codes, rows of text or rows of the task.
     """
 
-    text: Tokens
-    text_to_music: Tokens
-    lyric: Tokens
-    lyric_ids: LyricIds | None = None
+    text: Tokens  # [1 or P, L, D] states of the caption under the task's instruction
+    text_to_music: Tokens  # the same under the text2music instruction, for the steps after `strength`
+    lyric: Tokens  # [1, L, D] embeddings of the lyrics' tokens
+    lyric_ids: LyricIds | None = None  # those tokens, where they are known
     codes: AudioCodes = field(default_factory=AudioCodes)
-    codes_strength: float = 1.0
-    timbre: Tensor | None = None
-    task: Task | None = None
+    timbre: Tensor | None = None  # [R, n, 64] latents of recordings to sound like; None = silence
+    task: Task = TEXT2MUSIC
 
     def __post_init__(self) -> None:
-        if not 0 <= self.codes_strength <= 1:
-            raise ValueError(f"codes strength must be 0 to 1, got {self.codes_strength:g}")
         _check_together(self.codes, self.task)
 
     @property
     def n_plans(self) -> int:
         """Return how many plans a batch of takes is spread over."""
-        n_rows = 1 if self.task is None else self.task.n_rows
-        return max(self.codes.n_plans, self.text.states.shape[0], n_rows)
+        return max(self.codes.n_plans, self.text.states.shape[0], self.task.n_rows)
 
     @property
-    def strength(self) -> float:
-        """Return the part of the steps that follow codes or source."""
-        return self.codes_strength if self.task is None else self.task.strength
+    def n_tokens(self) -> int:
+        """Return how long the packed condition will be; conditions of one length can share a forward."""
+        n_timbre = 1 if self.timbre is None else self.timbre.shape[0]
+        return self.text.states.shape[1] + self.lyric.states.shape[1] + n_timbre
 
     def turns_plain_at(self, n_steps: int) -> int:
-        """Return the step from which the model goes on by the text alone."""
-        return int(n_steps * self.strength)
+        """Return the step from which the text2music condition, without codes or source, takes over."""
+        return int(n_steps * self.task.strength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +74,14 @@ class Condition:
     context: Tensor
 
 
-def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task | None = None) -> int:
+def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task = TEXT2MUSIC) -> int:
     """Return the latent length of a generation: the task's, the codes', else the song's, else two minutes.
 
     Raises ValueError for codes longer than the model plays, of another length than the task's, or not for it at all.
     """
     _check_together(codes, task)
     n_codes = max(map(len, codes.sequences), default=0)
-    if task is not None:
+    if task.n_frames:
         wanted = -(-task.window_frames // FRAMES_PER_CODE)
         if n_codes and abs(n_codes - wanted) > CODES_TOLERANCE:
             raise ValueError(
@@ -106,14 +99,14 @@ def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task | None = None) -> 
 def condition(
     model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, like: Tensor, plain: bool = False
 ) -> Condition:
-    """Return the Condition of an encoding for n_frames, in the dtype and on the device of `like`.
+    """Return the Condition of an encoding for n_frames, in the dtype and on the device of the tensor `like`.
 
-    silence [1, n, 64] is the checkpoint's. plain: without codes, as text to music.
+    silence [1, n, 64] belongs to the checkpoint. plain: as text2music, without codes or source.
     """
     silence = silence.to(like)
     n_plans = encoding.n_plans
     text = encoding.text_to_music if plain else encoding.text
-    # Without a recording the timbre is that of silence; zeros would be a sound the encoder never met.
+    # Without a recording the timbre is silence encoded by the VAE, as in training, not zeros.
     timbre = tile(silence, REFERENCE_FRAMES) if encoding.timbre is None else encoding.timbre.to(like)
     plans = torch.arange(n_plans, device=like.device)
     tokens = model.encoder(
@@ -125,9 +118,9 @@ def condition(
     return Condition(tokens, _context(model, encoding, silence, n_frames, plain))
 
 
-def _check_together(codes: AudioCodes, task: Task | None) -> None:
+def _check_together(codes: AudioCodes, task: Task) -> None:
     """Raise ValueError for codes that a task does not take, or for as many plans as do not pair up with its rows."""
-    if task is None or not codes.n_plans:
+    if not codes.n_plans:
         return
     if task.rule.codes == "refused":
         raise ValueError(f"{task.name} takes no audio codes, they would replace its source; disconnect them")
@@ -139,7 +132,7 @@ def _check_together(codes: AudioCodes, task: Task | None) -> None:
 
 def _context(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool) -> Tensor:
     """Return the context latents [P, n_frames, 128] of a batch of plans."""
-    mask = None if encoding.task is None else encoding.task.mask_in_window(n_frames)
+    mask = encoding.task.mask_in_window(n_frames)
     inside = torch.ones(1, n_frames, dtype=torch.bool) if mask is None else mask > 0
     inside = _for_rows(inside.to(silence.device), encoding.n_plans)
     source = tile(silence, n_frames) if plain else _source(model, encoding, silence, n_frames, inside)
@@ -152,9 +145,9 @@ def _source(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, 
     inside [P, n_frames]: where each plan generates.
     """
     task = encoding.task
-    hints = _hints(model, encoding.codes, silence, n_frames)
-    if task is None or (hints is not None and task.rule.codes == "win"):
-        return tile(silence, n_frames) if hints is None else hints
+    hints = hints_of(model, encoding.codes, silence, n_frames)
+    if hints is not None and task.rule.codes == "win":
+        return hints
     source = task.source_in_window(n_frames, silence).to(silence)
     if task.rule.hints:
         return fit(model.detokenize(model.tokenize(source, silence), silence.dtype), n_frames, silence)
@@ -164,8 +157,8 @@ def _source(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, 
     return source
 
 
-def _hints(model: AceStep, codes: AudioCodes, silence: Tensor, n_frames: int) -> Tensor | None:
-    """Return what codes sketch [plans, n_frames, 64], None without any. Sketches that end early go on in silence."""
+def hints_of(model: AceStep, codes: AudioCodes, silence: Tensor, n_frames: int) -> Tensor | None:
+    """Return the hints of codes [plans, n_frames, 64], None without codes; where they end early, silence follows."""
     if not codes.n_plans:
         return None
     plans = [torch.tensor([sequence], device=silence.device) for sequence in codes.sequences]
@@ -174,7 +167,7 @@ def _hints(model: AceStep, codes: AudioCodes, silence: Tensor, n_frames: int) ->
 
 def _for_rows(x: Tensor, n_rows: int) -> Tensor:
     """Return the items of x in turn until there are n_rows."""
-    return x[torch.arange(n_rows, device=x.device) % len(x)]
+    return in_turn(x, torch.arange(n_rows, device=x.device))
 
 
 def _for_plans(tokens: Tokens, n_plans: int, like: Tensor) -> Tokens:

@@ -1,21 +1,23 @@
-"""From a song to its Encoding, with whatever reads the texts: token ids in, states out."""
+"""From a song to its Encoding, with a text encoder: token ids in, states out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
 
 from ..constants import FRAME_RATE
 from ..models.conditioner import Tokens
-from ..song.prompts import caption_text, instruction
+from ..song.prompts import caption_text
 from ..song.tokens import Ids, caption_ids, lyric_ids
 from ..types import AudioCodes, SongSpec
-from .condition import Encoding
-from .tasks import Task
+from .condition import Encoding, n_frames_of
+from .tasks import TEXT2MUSIC, Task
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from torch import Tensor
 
 
 class Reader(Protocol):
@@ -32,43 +34,35 @@ class Reader(Protocol):
 def encode(
     reader: Reader,
     song: SongSpec,
-    n_frames: int,
     codes: AudioCodes | None = None,
-    codes_strength: float = 1.0,
-    task: Task | None = None,
+    task: Task = TEXT2MUSIC,
     timbre: Tensor | None = None,
 ) -> Encoding:
-    """Return the Encoding of a song that lasts n_frames, or that a task makes of its sources.
+    """Return the Encoding of a song under a task, whose window then tells how long it will be.
 
-    With codes alone the task is `cover` in the model's eyes: it fills in what the codes sketch.
-    Raises ValueError for lyrics that are too long, before the encoder runs.
+    Raises ValueError for lyrics that are too long, or codes that do not go with the task, before the encoder runs.
     """
     codes = codes or AudioCodes()
+    if not task.n_frames:
+        task = replace(task, n_frames=n_frames_of(song, codes))
+    else:
+        n_frames_of(song, codes, task)  # checks that the codes are as long
     lyrics = lyric_ids(reader.tokenizer, song)
-    duration_s = (song.duration_s or n_frames / FRAME_RATE) if task is None else task.duration_s
+    duration_s = task.duration_s if task.sources else song.duration_s or task.n_frames / FRAME_RATE
 
     def states(instructions: Sequence[str]) -> Tokens:
-        texts = [caption_text(song, sentence, duration_s) for sentence in instructions]
+        texts = [caption_text(song, instruction, duration_s) for instruction in instructions]
         return reader.states(caption_ids(reader.tokenizer, texts))
 
-    plain = instruction("text2music")
-    told = _instructions(task) if task is not None or codes.n_plans else [plain]
-    text = states(told)
+    plain = TEXT2MUSIC.instructions(has_codes=False)
+    instructions = task.instructions(has_codes=bool(codes.n_plans))
+    text = states(instructions)
     return Encoding(
         text=text,
-        text_to_music=text if told == [plain] else states([plain]),
+        text_to_music=text if instructions == plain else states(plain),
         lyric=reader.embeddings(lyrics.tokens),
         lyric_ids=lyrics,
         codes=codes,
-        codes_strength=codes_strength,
         timbre=timbre,
         task=task,
     )
-
-
-def _instructions(task: Task | None) -> list[str]:
-    """Return the sentence for each row of a task, one where all are told the same."""
-    if task is None:
-        return [instruction("cover")]
-    told = [instruction(task.rule.instruction, group) for group in task.tracks]
-    return told if len(told) == 1 else [sentence for sentence in told for _ in range(task.n_items)]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .sample import Evaluation
+
 APG_MOMENTUM = -0.75
 APG_NORM_LIMIT = 2.5
 # 3.14, not π: the official code writes it so.
@@ -52,15 +54,15 @@ class Guide:
         self.guidance = guidance
         self._momentum: Tensor | None = None
 
-    def __call__(self, cond: Tensor, uncond: Tensor, x: Tensor, t: float, corrector: bool = False) -> Tensor:
-        """Return the guided velocity [B, T, 64] of predictions at latents x and noise level t.
+    def __call__(self, cond: Tensor, uncond: Tensor, x: Tensor, at: Evaluation) -> Tensor:
+        """Return the guided velocity [B, T, 64] of two predictions at latents x.
 
         A Heun corrector must not advance the momentum: it gets plain CFG in place of APG.
         """
         scale = self.guidance.scale
-        if self.guidance.method == "adg" and t > 0:
-            return adg(cond, uncond, x, t, scale)
-        if self.guidance.method == "cfg" or corrector or t <= 0:
+        if self.guidance.method == "adg" and at.t > 0:
+            return adg(cond, uncond, x, at.t, scale)
+        if self.guidance.method == "cfg" or at.corrector or at.t <= 0:
             return cfg(cond, uncond, scale)
         guided, self._momentum = apg(cond, uncond, scale, self._momentum)
         return guided

@@ -15,21 +15,17 @@ import torch
 from torch import Tensor
 
 from .guidance import Guidance, apg, cfg
-from .sample import Evaluation, FreshNoise, Preserve, SamplerSettings, Velocity, finish, limit_norm, mix
+from .preserve import Preserve
+from .sample import Evaluation, FreshNoise, SamplerSettings, Velocity, finish, limit_norm, mix
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Morph:
-    """From which prompt, in which part of the steps, by how many draws of noise in each.
+    """In which part of the steps a song is turned from its own prompt to another, by how many draws of noise."""
 
-    origin: the prompt of the song as it is, in whatever form the host has its conditions. start: part of the
-    steps that are left out, so that the song stays closer. end: part after which the target prompt goes on alone.
-    """
-
-    origin: object
-    start: float = 0.0
-    end: float = 1.0
-    n_draws: int = 1
+    start: float = 0.0  # part of the steps that are left out; more stays closer to the song
+    end: float = 1.0  # part after which the target prompt goes on alone
+    n_draws: int = 1  # draws of noise in each step, averaged
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
@@ -59,15 +55,15 @@ def morph(
     itself in every step. on_step(index, the song so far) is called after each step that is not left out.
     """
     n_steps, steps = len(levels) - 1, change.steps(len(levels) - 1)
-    origin, target = (_Branch(velocity, settings, is_origin) for is_origin in (True, False))
-    kept = None if preserve is None else ~preserve.inside[..., None]
+    origin, target = (_Prompt(velocity, settings, is_origin) for is_origin in (True, False))
+    outside = None if preserve is None else ~preserve.inside[..., None]
     song = source  # morphed so far, and always without noise
     for index in steps:
         t, t_next = levels[index], levels[index + 1]
         noised = [mix(fresh_noise(), source, t) for _ in range(change.n_draws)]
         before = origin(noised, t, index)
         after = target([x + (song - source) for x in noised], t, index)
-        song = _keep(song + (t_next - t) * (after - before), kept, source)
+        song = _put_back(song + (t_next - t) * (after - before), outside, source)
         if on_step is not None:
             on_step(index, song)
     if steps.stop == n_steps:
@@ -79,7 +75,7 @@ def morph(
         t, t_next = levels[index], levels[index + 1]
         v = target([x], t, index)
         data = x - t * v
-        x = _keep(x - v * (t - t_next), kept, mix(noise, source, t_next))
+        x = _put_back(x - v * (t - t_next), outside, mix(noise, source, t_next))
         if on_step is not None:
             on_step(index, data)
     return finish(x, settings, preserve)
@@ -94,8 +90,8 @@ class MorphGuide:
         self.guidance = guidance
         self._momenta = {is_origin: _Momentum() for is_origin in (True, False)}
 
-    def __call__(self, cond: Tensor, uncond: Tensor, at: Evaluation) -> Tensor:
-        """Return the guided velocity [B, T, 64] of predictions for one prompt and one draw of noise."""
+    def __call__(self, cond: Tensor, uncond: Tensor, x: Tensor, at: Evaluation) -> Tensor:
+        """Return the guided velocity [B, T, 64] of two predictions for one prompt and one draw of noise, x."""
         if self.guidance.method == "cfg":
             return cfg(cond, uncond, self.guidance.scale)
         momentum = self._momenta[at.origin]
@@ -121,24 +117,24 @@ class _Momentum:
         return self._settled
 
 
-class _Branch:
-    """One prompt's velocities: limited look by look, averaged over the looks of a step, smoothed over the steps."""
+class _Prompt:
+    """One prompt's velocities: limited for each draw, averaged over the draws of a step, smoothed over the steps."""
 
     def __init__(self, velocity: Velocity, settings: SamplerSettings, is_origin: bool) -> None:
         self._velocity, self._settings, self._is_origin = velocity, settings, is_origin
         self._previous: Tensor | None = None
 
-    def __call__(self, looks: Sequence[Tensor], t: float, step: int) -> Tensor:
-        v = torch.stack([self._look(x, Evaluation(t, step, origin=self._is_origin)) for x in looks]).mean(0)
+    def __call__(self, draws: Sequence[Tensor], t: float, step: int) -> Tensor:
+        v = torch.stack([self._of_draw(x, Evaluation(t, step, origin=self._is_origin)) for x in draws]).mean(0)
         if self._settings.ema and self._previous is not None:
             v = (1 - self._settings.ema) * v + self._settings.ema * self._previous
         self._previous = v
         return v
 
-    def _look(self, x: Tensor, at: Evaluation) -> Tensor:
+    def _of_draw(self, x: Tensor, at: Evaluation) -> Tensor:
         v = self._velocity(x, at)
         return limit_norm(v, x, self._settings.norm_limit) if self._settings.norm_limit else v
 
 
-def _keep(x: Tensor, kept: Tensor | None, source: Tensor) -> Tensor:
-    return x if kept is None else torch.where(kept, source, x)
+def _put_back(x: Tensor, outside: Tensor | None, source: Tensor) -> Tensor:
+    return x if outside is None else torch.where(outside, source, x)

@@ -21,17 +21,19 @@ from .sample import Evaluation
 
 @dataclass(frozen=True)
 class Branch:
-    """A stretch of the model's batch: one condition, with or without its text, and the plan of each item."""
+    """One condition's share of a model batch."""
 
-    condition: Condition
-    rows: tuple[int, ...]
-    null: bool = False
+    encoding: Encoding
+    rows: tuple[int, ...]  # the plan of each item
+    null: bool = False  # the unconditional prediction
+    plain: bool = False  # as text2music, without codes or source
 
 
 class Run:
     """Velocities of one model over one generation.
 
-    at: where our own loop is, for who wants to change the condition part-way; None under a foreign sampler.
+    at: the current evaluation of our own loop, the only thing here that changes from step to step; None under core's
+    samplers. A network that is only given x and a noise level reads it to switch conditions.
     """
 
     def __init__(self, model: AceStep, silence: Tensor) -> None:
@@ -52,13 +54,13 @@ class Run:
     def velocity(self, x: Tensor, t: float, branches: Sequence[Branch]) -> Tensor:
         """Return velocities of x [B, T, 64] at noise level t; branches cover the batch in order.
 
-        All branches of one call must have packed conditions of the same length.
+        All branches of one call must have packed conditions of the same length, and the same one at every call.
         """
         branches = tuple(branches)
         if t not in self._modulations:
             self.expect((t,), x)
         if branches not in self._prepared:
-            self._prepared[branches] = self._prepare(branches)
+            self._prepared[branches] = self._prepare(branches, x)
         cross, context = self._prepared[branches]
         v: Tensor = self.model.decoder(x, context, self._modulations[t], cross)
         return v
@@ -68,8 +70,8 @@ class Run:
         table = self.model.decoder.modulation(torch.tensor(levels, device=like.device), like.dtype)
         self._modulations.update({level: table.row(i) for i, level in enumerate(levels)})
 
-    def _prepare(self, branches: tuple[Branch, ...]) -> tuple[CrossKV, Tensor]:
-        parts = [self._branch(branch) for branch in branches]
+    def _prepare(self, branches: tuple[Branch, ...], x: Tensor) -> tuple[CrossKV, Tensor]:
+        parts = [self._branch(branch, x) for branch in branches]
         if len(parts) == 1:
             return parts[0]
         crosses, contexts = zip(*parts, strict=True)
@@ -79,10 +81,11 @@ class Run:
         )
         return CrossKV(layers, _joined_masks(crosses, branches)), torch.cat(contexts)
 
-    def _branch(self, branch: Branch) -> tuple[CrossKV, Tensor]:
-        tokens = branch.condition.tokens
+    def _branch(self, branch: Branch, x: Tensor) -> tuple[CrossKV, Tensor]:
+        made = self.condition(branch.encoding, x, branch.plain)
+        tokens = made.tokens
         rows = torch.tensor(branch.rows, device=tokens.states.device)
-        context = branch.condition.context.index_select(0, rows)
+        context = made.context.index_select(0, rows)
         if branch.null:
             return self._null(len(branch.rows), tokens.states), context
         real = None if bool(tokens.real.all()) else tokens.real

@@ -24,9 +24,9 @@ Span = tuple[int, int]  # from, to
 Decode = Callable[[Tensor], Tensor]  # latents [1, n, 64] to audio [1, 2, n · SAMPLES_PER_FRAME]
 
 
-def can_splice(task: Task | None) -> bool:
+def can_splice(task: Task) -> bool:
     """Tell whether a task keeps part of its sources and their recordings are at hand."""
-    if task is None or task.mask is None or (task.keep is None and not task.keeps_all):
+    if task.mask is None or (task.keep is None and not task.keeps_all):
         return False
     return all(source.waveform is not None for source in task.sources)
 

@@ -1,14 +1,14 @@
-"""Every task as a row of data: which sources a generation hears, where it may write, and what it keeps.
+"""Every task as a row of data: which sources the model gets, where it generates, and what stays.
 
-A Task is made before any checkpoint is known. It lays its sources out on a canvas, the whole result, of which
-the model sees a window; where no source lies there is silence, which the checkpoint brings. How a task reaches
-the DiT is in `condition`, how the result is put back among the sources in `assemble` here and in `splice`.
+A Task is made before any checkpoint is known. Its sources lie on a canvas, which is the whole result; the model
+sees a window of it. Where there is no source there is silence, which belongs to the checkpoint. `condition` brings a
+task to the DiT; `assemble` (here) and `splice` put the result back among the sources.
 Source: ace-step/ACE-Step-1.5, `acestep/constants.py` and `acestep/core/generation/handler/` (main of 2026-06-26).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,29 +24,29 @@ from ..constants import (
     frame_at,
 )
 from ..models.silence import fit, tile
-from ..song.prompts import TRACKS
+from ..song.prompts import TRACKS, instruction
+from ..types import in_turn
+from .preserve import BALANCED, Keep
 
 MAX_WINDOW_FRAMES = MAX_DURATION_S * FRAME_RATE
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What sets a task apart.
+    """What sets a task apart."""
 
-    instruction: the key of the sentence the model is told. hints: the model hears the source through the
-    tokenizer, five frames to a code. erases: inside the region the source is silenced. codes: whether audio codes
-    "win" over the source, go "inside" the region, or are "refused". needs_base: only base checkpoints were
-    trained on it.
-    """
-
-    instruction: str
-    hints: bool = False
-    erases: bool = False
-    codes: str = "refused"
-    needs_base: bool = False
+    instruction: str  # key of the sentence that names the task to the model
+    with_codes: str = ""  # key of the sentence where audio codes are given, if it is another
+    hints: bool = False  # the model gets the source through the tokenizer, five frames to a code
+    erases: bool = False  # the source is silenced inside the region
+    codes: str = "refused"  # audio codes "win" over the source, go "inside" the region, or are "refused"
+    needs_source: bool = True
+    needs_base: bool = False  # only base checkpoints were trained on it
 
 
 RULES = {
+    # With codes the task is a cover to the model: it fills in what the codes sketch.
+    "text2music": Rule("text2music", with_codes="cover", codes="win", needs_source=False),
     "cover": Rule("cover", hints=True, codes="win"),
     "cover-nofsq": Rule("cover-nofsq", codes="win"),
     "repaint": Rule("repaint", erases=True, codes="inside"),
@@ -58,46 +58,13 @@ RULES = {
 }
 
 
-@dataclass(frozen=True)
-class Keep:
-    """How the source outside a region is kept.
-
-    injection: part of the steps after which it is put back at the step's noise level. crossfade_frames: latent
-    frames outside each edge over which the result fades into it. crossfade_s: the same for the waveform.
-    """
-
-    injection: float
-    crossfade_frames: int
-    crossfade_s: float
-
-
-def keep(mode: str, strength: float = 0.5) -> Keep | None:
-    """Return how a repaint mode keeps the source; None where it does not (aggressive).
-
-    strength tells how far balanced is from conservative, 0, to aggressive, 1.
-    Source: ace-step/ACE-Step-1.5, `resolve_repaint_mode`.
-    """
-    if mode not in KEEP_MODES:
-        raise ValueError(f'repaint mode "{mode}" is unknown; choose {", ".join(KEEP_MODES)}')
-    _in_unit_range("repaint strength", strength)
-    if mode == "aggressive":
-        return None
-    kept = 1.0 if mode == "conservative" else 1.0 - strength
-    return Keep(kept, round(25 * kept), 0.05 * kept)
-
-
-KEEP_MODES = ("balanced", "conservative", "aggressive")
-BALANCED = Keep(0.5, 12, 0.025)
-
-
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A recording on the canvas: latents [B, n, 64] from frame `start` on, and where known its waveform
-    [B, 2, S] at 48 kHz, so that what is kept is the recording itself."""
+    """A recording on the canvas."""
 
-    latents: Tensor
-    start: int = 0
-    waveform: Tensor | None = None
+    latents: Tensor  # [B, n, 64]
+    start: int = 0  # frame of the canvas where it begins
+    waveform: Tensor | None = None  # [B, 2, S] at 48 kHz where known, so that what is kept is the recording itself
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 3 or self.latents.shape[-1] != LATENT_CHANNELS or not self.latents.numel():
@@ -146,33 +113,28 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What to do with sources on a canvas of n_frames.
+    """What to do with sources on a canvas."""
 
-    mask [1 or B, n_frames]: 1 = generate, 0 = keep, between = blend; None = everything. window: the frames the
-    model sees; it may end behind the canvas, which is then cut to length. tracks: one row of the batch for each
-    group of names. strength: part of the steps that follow the source. noise_strength: how much of the source
-    the generation starts from.
-    """
-
-    name: str
-    sources: tuple[Source, ...]
-    n_frames: int
-    mask: Tensor | None = None
-    window: tuple[int, int] = (0, 0)
-    tracks: tuple[tuple[str, ...], ...] = ((),)
-    strength: float = 1.0
-    noise_strength: float = 0.0
-    keep: Keep | None = field(default=None)
+    name: str  # a key of RULES
+    sources: tuple[Source, ...] = ()
+    n_frames: int = 0  # length of the canvas; 0 only without sources: whatever length is asked for
+    mask: Tensor | None = None  # [1 or B, n_frames]: 1 = generate, 0 = keep, between = blend; None = everything
+    window: tuple[int, int] = (0, 0)  # frames the model sees; past the canvas they are cut off afterwards
+    tracks: tuple[tuple[str, ...], ...] = ((),)  # one row of the batch for each group of names
+    strength: float = 1.0  # part of the steps that follow the source or the codes
+    noise_strength: float = 0.0  # how much of the source the generation starts from
+    keep: Keep | None = None  # how the source outside the mask is kept; None = it is not
 
     def __post_init__(self) -> None:
         if self.name not in RULES:
             raise ValueError(f'task "{self.name}" is unknown; it must be one of {", ".join(RULES)}')
-        if not self.sources:
+        if self.rule.needs_source and not self.sources:
             raise ValueError(f'{self.name} needs a source: connect a latent to "source"')
         _in_unit_range(f"{self.name} strength", self.strength)
         _in_unit_range(f"{self.name} noise strength", self.noise_strength)
-        if self.window == (0, 0):
-            object.__setattr__(self, "window", (0, max(self.n_frames, MIN_FRAMES)))
+        if self.window == (0, 0) and self.n_frames:
+            shortest = MIN_FRAMES if self.sources else 0
+            object.__setattr__(self, "window", (0, max(self.n_frames, shortest)))
         start, stop = self.window
         if stop - start > MAX_WINDOW_FRAMES:
             raise ValueError(
@@ -196,7 +158,7 @@ class Task:
     @property
     def n_items(self) -> int:
         """Return how many recordings each source holds."""
-        return max(source.latents.shape[0] for source in self.sources)
+        return max((source.latents.shape[0] for source in self.sources), default=1)
 
     @property
     def n_rows(self) -> int:
@@ -205,16 +167,24 @@ class Task:
 
     @property
     def window_frames(self) -> int:
-        """Return how many frames the model generates."""
+        """Return how many frames the model generates; 0 = whatever length is asked for."""
         return self.window[1] - self.window[0]
 
     @property
     def duration_s(self) -> float:
         """Return the length the prompt tells: the source's own, or that of a window that is not the whole."""
+        if not self.sources:
+            return self.n_frames / FRAME_RATE
         (source, *others) = self.sources
         if others or source.n_frames != self.n_frames or self.window[0] or self.window[1] < self.n_frames:
             return self.window_frames / FRAME_RATE
         return source.duration_s
+
+    def instructions(self, has_codes: bool) -> list[str]:
+        """Return the sentence for each row, a single one where all rows have the same."""
+        key = (has_codes and self.rule.with_codes) or self.rule.instruction
+        sentences = [instruction(key, group) for group in self.tracks]
+        return sentences if len(sentences) == 1 else [each for each in sentences for _ in range(self.n_items)]
 
     def track_of(self, row: int) -> str:
         """Return the names of a row's tracks, empty for a task without."""
@@ -237,6 +207,8 @@ class Task:
 
         silence [1, n, 64] is where there are none; behind the canvas it begins anew, as in the official code.
         """
+        if not self.sources:
+            return tile(silence, n_frames)
         start, stop = self.window[0], min(self.window[0] + n_frames, self.n_frames)
         silence = silence.to(self.sources[0].latents.dtype)
         seen = tile(silence, stop - start).expand(self.n_items, -1, -1).clone()
@@ -252,6 +224,8 @@ class Task:
 
         Raises ValueError for latents of another length than the window's.
         """
+        if not self.sources:
+            return generated
         if generated.shape[1] != self.window_frames:
             raise ValueError(
                 f"the latent has {generated.shape[1]} frames, the {self.name} generates {self.window_frames}; "
@@ -260,10 +234,16 @@ class Task:
         start = self.window[0]
         whole = generated.new_zeros(len(generated), self.n_frames, LATENT_CHANNELS)
         for source in self.sources:
-            whole[:, source.start : source.stop] = source.latents.to(whole)[rows % source.latents.shape[0]]
+            whole[:, source.start : source.stop] = in_turn(source.latents.to(whole), rows)
         stop = min(self.n_frames, start + generated.shape[1])
         whole[:, start:stop] = generated[:, : stop - start]
         return whole
+
+
+def text2music(strength: float = 1.0, n_frames: int = 0) -> Task:
+    """Return the task of making a song from nothing. strength: part of the steps that follow audio codes, if any."""
+    _in_unit_range("codes strength", strength)
+    return Task("text2music", n_frames=n_frames, strength=strength)
 
 
 def cover(source: Source, strength: float = 1.0, noise_strength: float = 0.0, hints: bool = True) -> Task:
@@ -381,3 +361,7 @@ def _check_mask(mask: Tensor, n_frames: int, n_items: int) -> None:
         )
     if not torch.isfinite(mask).all() or bool(((mask < 0) | (mask > 1)).any()):
         raise ValueError("the mask must hold numbers from 0 (keep) to 1 (generate)")
+
+
+# The task of making a song from nothing, as long as is asked for.
+TEXT2MUSIC = text2music()

@@ -5,17 +5,16 @@ patches, compilation and interruption all apply.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
-import comfy.model_patcher
 import comfy.samplers
-import comfy.utils
 import torch
 
+from ...acestep_core.pipeline.generate import Job, solve
 from ...acestep_core.pipeline.guidance import Guidance, Guide
-from ...acestep_core.pipeline.morph import Morph, MorphGuide, morph
-from ...acestep_core.pipeline.sample import Evaluation, Preserve, SamplerSettings, sample
+from ...acestep_core.pipeline.morph import MorphGuide
+from ...acestep_core.pipeline.sample import Evaluation
 from .model import RUN_KEY
+from .sockets import Prompt
 
 
 class AceStepGuider(comfy.samplers.CFGGuider):
@@ -27,14 +26,13 @@ class AceStepGuider(comfy.samplers.CFGGuider):
     def __init__(self, model_patcher, guidance: Guidance) -> None:
         super().__init__(model_patcher)
         self.guidance = guidance
-        self.guide = Guide(guidance)
-        self.morph_guide: MorphGuide | None = None
+        self.guide: Guide | MorphGuide = Guide(guidance)
         self.at = Evaluation(t=1.0, step=0)
 
     def set_origin(self, positive: list, negative: list) -> None:
         """Take the prompt that a morph comes from, with its text and without."""
         self.inner_set_conds({"positive_from": positive, "negative_from": negative})
-        self.morph_guide = MorphGuide(self.guidance)
+        self.guide = MorphGuide(self.guidance)
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the predicted data of latents x [B, 64, T] under guidance."""
@@ -53,97 +51,64 @@ class AceStepGuider(comfy.samplers.CFGGuider):
         sigma = float(args["sigma"][0])
         cond, uncond, x = (args[name].transpose(1, 2) for name in ("cond", "uncond", "input"))
         cond, uncond = cond / sigma, uncond / sigma
-        if self.morph_guide is not None:
-            guided = self.morph_guide(cond, uncond, self.at)
-        else:
-            guided = self.guide(cond, uncond, x, self.at.t, self.at.corrector)
-        return sigma * guided.transpose(1, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Morphing:
-    """A morph as ComfyUI sees it: where in the steps, and the conditions of the prompt it comes from."""
-
-    window: Morph
-    positive: list
-    negative: list
+        return sigma * self.guide(cond, uncond, x, self.at).transpose(1, 2)
 
 
 def run(
     model_patcher,
-    positive: list,
-    negative: list,
-    noise: torch.Tensor,
-    levels: tuple[float, ...],
-    guidance: Guidance,
-    settings: SamplerSettings,
+    prompt: Prompt,
+    job: Job,
     *,
     seed: int,
-    start: torch.Tensor | None = None,
-    preserve: Preserve | None = None,
-    fresh_noise: Callable[[], torch.Tensor] | None = None,
-    morphing: Morphing | None = None,
+    morph_from: Prompt | None = None,
     on_step: Callable[[int], None],
 ) -> torch.Tensor:
-    """Return latents [B, T, 64] sampled from noise [B, T, 64] along levels, all float32 on the CPU.
+    """Return latents [B, T, 64] of a job, float32 on the CPU.
 
-    A morph starts from `start`, and draws its noise from fresh_noise instead.
+    seed: what core tells others that it sampled with. morph_from: the prompt that a morph comes from.
     """
-    guider = AceStepGuider(model_patcher, guidance)
-    guider.set_conds(positive, negative)
-    if morphing is not None:
-        guider.set_origin(morphing.positive, morphing.negative)
-
-    def sampler(model, x, sigmas, extra_args, callback, disable=None):
-        bound = extra_args["model_options"]["transformer_options"][RUN_KEY]
-        # Every level at once, before the first forward.
-        bound.expect([level for level in levels if level > 0], x.to(model_patcher.model.get_dtype_inference()))
-        device = x.device
-
-        def velocity(latents: torch.Tensor, at: Evaluation) -> torch.Tensor:
-            bound.at = guider.at = at
-            x = latents.transpose(1, 2)
-            # The network reads the level from the Run. At t = 0 core's data would be x and tell no velocity.
-            sigma = at.t or 1.0
-            data = model(x, x.new_full((len(x),), sigma), **extra_args)
-            return ((x - data) / sigma).transpose(1, 2)
-
-        def after_step(index: int, data: torch.Tensor) -> None:
-            on_step(index)
-            callback({"i": index, "denoised": data.transpose(1, 2), "x": x, "sigma": levels[index]})
-
-        begin = None if start is None else start.to(device)
-        draw = None if fresh_noise is None else lambda: fresh_noise().to(device)
-        kept = _on(device, preserve)
-        if morphing is not None:
-            window = morphing.window
-            made = morph(velocity, begin, levels, window, settings, draw, preserve=kept, on_step=after_step)
-        else:
-            made = sample(
-                velocity,
-                noise.to(device),
-                levels,
-                settings,
-                start=begin,
-                preserve=kept,
-                fresh_noise=draw,
-                on_step=after_step,
-            )
-        return made.transpose(1, 2)
-
-    clean = torch.zeros_like(noise) if start is None else start
+    guider = AceStepGuider(model_patcher, job.guidance)
+    guider.set_conds(*prompt.for_takes(job.rows))
+    if job.morph is not None:
+        guider.set_origin(*morph_from.for_takes(job.rows))
+    start = torch.zeros_like(job.noise) if job.start is None else job.start
     samples = guider.sample(
-        noise.transpose(1, 2).contiguous(),
-        clean.transpose(1, 2).contiguous(),
-        comfy.samplers.KSAMPLER(sampler),
-        torch.tensor(levels),
+        job.noise.transpose(1, 2).contiguous(),
+        start.transpose(1, 2).contiguous(),
+        comfy.samplers.KSAMPLER(_Sampler(guider, job, on_step)),
+        torch.tensor(job.levels),
         disable_pbar=True,
         seed=seed,
     )
     return samples.transpose(1, 2).float().cpu()
 
 
-def _on(device: torch.device, preserve: Preserve | None) -> Preserve | None:
-    if preserve is None:
-        return None
-    return replace(preserve, source=preserve.source.to(device), mask=preserve.mask.to(device))
+class _Sampler:
+    """The core's loop as one of ComfyUI's sampler functions."""
+
+    def __init__(self, guider: AceStepGuider, job: Job, on_step: Callable[[int], None]) -> None:
+        self.guider, self.job, self.on_step = guider, job, on_step
+
+    def __call__(self, model, x, sigmas, extra_args, callback, disable=None):
+        """Return latents [B, 64, T]. x is only asked for its device: the job has its own noise."""
+        run = extra_args["model_options"]["transformer_options"][RUN_KEY]
+        levels = self.job.levels
+        # Every level's modulation at once, before the first forward.
+        dtype = self.guider.model_patcher.model.get_dtype_inference()
+        run.expect([level for level in levels if level > 0], x.to(dtype))
+        current = x  # the latents of the latest call, for core's callback
+
+        def velocity(latents: torch.Tensor, at: Evaluation) -> torch.Tensor:
+            nonlocal current
+            run.at = self.guider.at = at  # core passes only x and sigma
+            current = latents.transpose(1, 2)
+            # The network reads the level from the Run. At t = 0 core's data would be x and tell no velocity.
+            sigma = at.t or 1.0
+            data = model(current, current.new_full((len(current),), sigma), **extra_args)
+            return ((current - data) / sigma).transpose(1, 2)
+
+        def after_step(index: int, data: torch.Tensor) -> None:
+            self.on_step(index)
+            callback({"i": index, "denoised": data.transpose(1, 2), "x": current, "sigma": levels[index]})
+
+        return solve(self.job, velocity, x.device, after_step).transpose(1, 2)

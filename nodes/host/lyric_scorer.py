@@ -30,8 +30,8 @@ from ...acestep_core.scoring.lyrics import Lyrics
 from ...acestep_core.scoring.score import Score, Scores
 from ..pictures.lyrics import Heat
 from . import memory, progress
-from .model import Part, require_ours
-from .sockets import ACESTEP_KEY, latent_canvases, latent_rows, latent_takes
+from .model import require_ours
+from .sockets import ACESTEP_KEY, Prompt, latent_canvases, latent_rows, latent_takes
 
 # More takes at once are hardly faster, and what was heard in all of them lies in the machine's own memory.
 MOST_AT_ONCE = 8
@@ -90,7 +90,7 @@ def listen(patcher, conditioning: list, latent_in: dict) -> Listened:
         return Listened(Scores((Score(),) * n_takes, sung_from, n_frames))
 
     heads = lyric_heads(model.diffusion_model.config, model.alignment_heads)
-    start, stop = (0, n_frames) if encoding.task is None else encoding.task.window
+    start, stop = encoding.task.window if encoding.task.sources else (0, n_frames)
     windows = fit(songs[:, start:stop], stop - start, model.silence)
     n_steps = [take.n_steps or PRESETS[model.variant].n_steps for take in takes]
     n_steps = n_steps or [PRESETS[model.variant].n_steps] * n_takes
@@ -109,7 +109,7 @@ def listen(patcher, conditioning: list, latent_in: dict) -> Listened:
 
 
 def _encoding(conditioning: list) -> Encoding:
-    encoding: Encoding | None = conditioning[0][1].get(ACESTEP_KEY)
+    encoding = Prompt.of(conditioning).encoding
     if encoding is None or encoding.lyric_ids is None:
         raise ValueError('this conditioning does not tell its lyrics; make it with "ACE-Step Encode Song"')
     return encoding
@@ -120,7 +120,7 @@ def _ear(patcher, encoding: Encoding, heads: LyricHeads, windows: torch.Tensor) 
     model = patcher.model
     n_takes, n_frames = windows.shape[:2]
     tokens = lyric_rows(encoding.lyric_ids)
-    n_condition_tokens = Part(encoding, ()).n_tokens
+    n_condition_tokens = encoding.n_tokens
     one = model.memory_required([1, LATENT_CHANNELS, n_frames], {ACESTEP_KEY: [[1, n_condition_tokens]]})
     one += attention_bytes(heads, 1, n_frames, n_condition_tokens, tokens)
     size = max(1, min(n_takes, MOST_AT_ONCE, int(memory.room_beside(patcher) // one)))

@@ -6,10 +6,9 @@ lives in a `Run`, made by a wrapper around core's outer sample and gone at its e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import comfy.conds
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -27,55 +26,38 @@ from ...acestep_core.models.silence import published_silence
 from ...acestep_core.pipeline.condition import Encoding
 from ...acestep_core.pipeline.memory import activation_bytes
 from ...acestep_core.pipeline.run import Branch, Run
-from ...acestep_core.pipeline.tasks import Source, cover
-from ...acestep_core.types import AudioCodes
+from ...acestep_core.pipeline.tasks import TEXT2MUSIC, Source, cover
+from ...acestep_core.types import AudioCodes, plan_of
 from . import folders, memory
-from .sockets import ACESTEP_KEY
+from .sockets import ACESTEP_KEY, ROWS_KEY
 
 SILENCE_FRAMES = 15_000  # 600 s, as long as the official silence_latent.pt
 ENCODED_SILENCE_FRAMES = 32  # well past the encoder's reach of 7 frames
 
 RUN_KEY = "acestep_run"
-ROWS_KEY = "acestep_rows"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One condition's share of a model batch: an encoding, with or without its text, and each item's plan."""
+class BranchCond:
+    """A Branch on its way through core's condition batching (the interface of comfy.conds)."""
 
-    encoding: Encoding
-    rows: tuple[int, ...]
-    null: bool = False
+    def __init__(self, branch: Branch, explicit_rows: bool) -> None:
+        self.branch, self.explicit_rows = branch, explicit_rows
 
-    @property
-    def n_tokens(self) -> int:
-        """Return how long the packed condition will be; parts of one length can share a forward."""
-        timbre = self.encoding.timbre
-        n_timbre = 1 if timbre is None else timbre.shape[0]
-        return self.encoding.text.states.shape[1] + self.encoding.lyric.states.shape[1] + n_timbre
-
-
-class PartCond:
-    """A Part on its way through core's condition batching (the interface of comfy.conds)."""
-
-    def __init__(self, part: Part, explicit_rows: bool) -> None:
-        self.part, self.explicit_rows = part, explicit_rows
-
-    def process_cond(self, batch_size: int, **_kwargs) -> PartCond:
+    def process_cond(self, batch_size: int, **_kwargs) -> BranchCond:
         """Return the cond for a batch: its own rows if they were given, else plans taken in turn."""
         if self.explicit_rows:
             return self
-        rows = tuple(i % self.part.encoding.n_plans for i in range(batch_size))
-        return PartCond(Part(self.part.encoding, rows, self.part.null), False)
+        rows = tuple(plan_of(item, None, self.branch.encoding.n_plans) for item in range(batch_size))
+        return BranchCond(replace(self.branch, rows=rows), False)
 
-    def can_concat(self, other: PartCond) -> bool:
-        return self.part.n_tokens == other.part.n_tokens
+    def can_concat(self, other: BranchCond) -> bool:
+        return self.branch.encoding.n_tokens == other.branch.encoding.n_tokens
 
-    def concat(self, others: list[PartCond]) -> tuple[Part, ...]:
-        return (self.part, *(other.part for other in others))
+    def concat(self, others: list[BranchCond]) -> tuple[Branch, ...]:
+        return (self.branch, *(other.branch for other in others))
 
     def size(self) -> list[int]:
-        return [len(self.part.rows), self.part.n_tokens]
+        return [len(self.branch.rows), self.branch.encoding.n_tokens]
 
 
 class Network(AceStep):
@@ -86,20 +68,13 @@ class Network(AceStep):
         self.dtype = build.dtype
 
     def forward(self, x, timestep, context=None, control=None, transformer_options=None, acestep=(), **_kwargs):
-        """Return the velocity [B, 64, T] of latents x [B, 64, T]; acestep holds the batch's Parts."""
+        """Return the velocity [B, 64, T] of latents x [B, 64, T]; acestep holds the batch's Branches."""
         options = transformer_options or {}
         run: Run = options[RUN_KEY]
         t = float(timestep[0]) if run.at is None else run.at.t
         frames = x.transpose(1, 2)
         step, n_steps = _where(run, t, options)
-        branches = [
-            Branch(
-                run.condition(part.encoding, frames, plain=step >= part.encoding.turns_plain_at(n_steps)),
-                part.rows,
-                part.null,
-            )
-            for part in acestep
-        ]
+        branches = [replace(branch, plain=step >= branch.encoding.turns_plain_at(n_steps)) for branch in acestep]
         return run.velocity(frames, t, branches).transpose(1, 2)
 
 
@@ -129,8 +104,8 @@ class AceStepModel(comfy.model_base.ACEStep15):
         encoding = kwargs.get(ACESTEP_KEY) or _core_encoding(kwargs)
         rows = kwargs.get(ROWS_KEY)
         # All-zero text is core's sign for "without the prompt" (ConditioningZeroOut).
-        part = Part(encoding, rows or (), null=not bool(torch.count_nonzero(states)))
-        return {ACESTEP_KEY: PartCond(part, explicit_rows=rows is not None)}
+        branch = Branch(encoding, rows or (), null=not bool(torch.count_nonzero(states)))
+        return {ACESTEP_KEY: BranchCond(branch, explicit_rows=rows is not None)}
 
     def extra_conds_shapes(self, **kwargs):
         return {}
@@ -246,7 +221,7 @@ def _core_encoding(kwargs: dict) -> Encoding:
         lyric=_unpadded(lyric),
         codes=AudioCodes(tuple(tuple(sequence) for sequence in codes)) if codes is not None else AudioCodes(),
         timbre=reference,
-        task=None if reference is None else cover(Source(reference)),
+        task=TEXT2MUSIC if reference is None else cover(Source(reference)),
     )
 
 

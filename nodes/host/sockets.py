@@ -5,11 +5,16 @@ ComfyUI's LATENT and MASK run [B, C, T]; the core runs [B, T, C]. Nothing else i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from comfy_api.v0_0_2 import io
 
 from ...acestep_core.constants import LATENT_CHANNELS
-from ...acestep_core.pipeline.tasks import Source, Task
+from ...acestep_core.pipeline.condition import Encoding
+from ...acestep_core.pipeline.options import Options
+from ...acestep_core.pipeline.tasks import TEXT2MUSIC, Source, Task
 from ...acestep_core.types import Take
 
 TextEncoderSocket = io.Custom("ACESTEP_TEXT_ENCODER")
@@ -23,11 +28,57 @@ ScoreSocket = io.Custom("ACESTEP_SCORE")
 
 # Our entry in core's LATENT dict (tuple of Take) and in core's conditioning dict (Encoding).
 ACESTEP_KEY = "acestep"
+# In core's conditioning dict: the plan of each item of a batch, for our sampler's takes.
+ROWS_KEY = "acestep_rows"
 # In core's LATENT dict: the recording [B, 2, S] at 48 kHz that the latents were encoded from, and these latents:
 # core's samplers hand every key on, beside samples that are no longer the recording's.
 WAVEFORM_KEY = "acestep_waveform"
 RECORDED_KEY = "acestep_recorded"
 CATEGORY = "audio/ACE-Step"
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Core's CONDITIONING, unwrapped once."""
+
+    conditioning: list
+    states: torch.Tensor  # text states [1 or P, L, D] as core sees them
+    encoding: Encoding | None  # None for a conditioning of core's own text encoder
+
+    @classmethod
+    def of(cls, conditioning: list) -> Prompt:
+        """Return the prompt of a CONDITIONING."""
+        states, extras = conditioning[0]
+        return cls(conditioning, states, extras.get(ACESTEP_KEY))
+
+    @property
+    def task(self) -> Task:
+        """Return what to do with which sources."""
+        return TEXT2MUSIC if self.encoding is None else self.encoding.task
+
+    @property
+    def n_plans(self) -> int:
+        """Return how many plans a batch of takes is spread over."""
+        return self.states.shape[0] if self.encoding is None else self.encoding.n_plans
+
+    @property
+    def n_tokens(self) -> int:
+        """Return how long the packed condition is, 0 for one of core's own."""
+        return 0 if self.encoding is None else self.encoding.n_tokens
+
+    def for_takes(self, plans: Sequence[int]) -> tuple[list, list]:
+        """Return the CONDITIONING of takes of these plans, with its text and without."""
+        rows = tuple(plan % self.n_plans for plan in plans)
+        positive = [[states, {**extras, ROWS_KEY: rows}] for states, extras in self.conditioning]
+        return positive, [[torch.zeros_like(states), extras] for states, extras in positive]
+
+
+@dataclass(frozen=True, eq=False)
+class SamplerOptions:
+    """What the options socket carries: the core's options, and the prompt that their morph comes from."""
+
+    options: Options
+    morph_from: Prompt | None = None
 
 
 def latent(samples: torch.Tensor, takes: tuple[Take, ...]) -> dict:
@@ -74,14 +125,14 @@ def latent_takes(value: dict) -> tuple[Take, ...]:
 
 
 def latent_rows(value: dict) -> torch.Tensor:
-    """Return the plan of each item of core's LATENT; an item of a foreign one is taken in turn."""
+    """Return the plan of each item of core's LATENT; for a foreign one, the number of the item."""
     return torch.tensor([take.plan for take in latent_takes(value)] or range(value["samples"].shape[0]))
 
 
-def latent_canvases(value: dict, task: Task | None) -> torch.Tensor:
+def latent_canvases(value: dict, task: Task) -> torch.Tensor:
     """Return the whole takes [B, T, 64] of core's LATENT; a foreign sampler gives back the window of a task only."""
     samples = latent_samples(value)
-    whole = task is None or samples.shape[1] == task.n_frames
+    whole = samples.shape[1] == task.n_frames
     return samples if whole else task.assemble(samples, latent_rows(value))
 
 

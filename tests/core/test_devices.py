@@ -19,8 +19,9 @@ from acestep_pack.acestep_core.models.vae import Vae, VaeConfig
 from acestep_pack.acestep_core.pipeline.condition import Condition, Encoding, condition
 from acestep_pack.acestep_core.pipeline.guidance import METHODS, Guidance, Guide
 from acestep_pack.acestep_core.pipeline.morph import Morph, MorphGuide, morph
+from acestep_pack.acestep_core.pipeline.preserve import Keep, Preserve
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
-from acestep_pack.acestep_core.pipeline.sample import SOLVERS, Evaluation, Preserve, SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.sample import SOLVERS, Evaluation, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.splice import splice
 from acestep_pack.acestep_core.pipeline.tasks import (
     RULES,
@@ -224,7 +225,7 @@ def test_a_plan_without_codes_beside_others_needs_no_attention():
 
 
 def preserve(at: Callable[[Tensor], Tensor]) -> Preserve:
-    return Preserve(at(numbers(1, 2, N_FRAMES, 64)), at(hole().expand(2, -1)), 0.5, 12)
+    return Preserve(at(numbers(1, 2, N_FRAMES, 64)), at(hole().expand(2, -1)), Keep(0.5, 12, 0.0))
 
 
 def drawn_noise(at: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
@@ -238,9 +239,7 @@ def guided(guidance: Guidance, for_morph: bool) -> Callable[[Tensor, Evaluation]
 
     def velocity(x: Tensor, at: Evaluation) -> Tensor:
         cond, uncond = x * (0.5 + at.origin), x.sin()
-        if for_morph:
-            return morph_guide(cond, uncond, at)
-        return guide(cond, uncond, x, at.t, at.corrector)
+        return (morph_guide if for_morph else guide)(cond, uncond, x, at)
 
     return velocity
 
@@ -263,7 +262,7 @@ def test_sampling_stays_on_the_card(solver: str, method: str):
 @pytest.mark.parametrize("window", [(0.0, 1.0), (0.4, 0.7)])
 def test_a_morph_stays_on_the_card(window: tuple[float, float]):
     def morphed(at: Callable[[Tensor], Tensor]) -> Tensor:
-        settings, change = SamplerSettings(norm_limit=2.0, ema=0.2), Morph(None, *window, n_draws=2)
+        settings, change = SamplerSettings(norm_limit=2.0, ema=0.2), Morph(*window, n_draws=2)
         song, kept, velocity = at(numbers(1, 2, N_FRAMES, 64)), preserve(at), guided(Guidance("apg", 3.0), True)
         return morph(velocity, song, LEVELS, change, settings, drawn_noise(at), preserve=kept)
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from acestep_pack.acestep_core.pipeline.guidance import Guidance, Guide
 from acestep_pack.acestep_core.pipeline.morph import Morph, MorphGuide, morph
-from acestep_pack.acestep_core.pipeline.sample import Evaluation, Preserve, SamplerSettings, Velocity, mix, sample
+from acestep_pack.acestep_core.pipeline.preserve import Keep, Preserve
+from acestep_pack.acestep_core.pipeline.sample import Evaluation, SamplerSettings, Velocity, mix, sample
 from acestep_pack.acestep_core.pipeline.schedule import schedule
 
 BATCH, FRAMES, CHANNELS = 2, 21, 64
@@ -43,7 +44,7 @@ def fresh(items: range = range(BATCH)) -> Callable[[], Tensor]:
 
 
 def change(start: float = 0.0, end: float = 1.0, n_draws: int = 1) -> Morph:
-    return Morph("nobody reads it here", start, end, n_draws)
+    return Morph(start, end, n_draws)
 
 
 WINDOWS = [(0.0, 1.0), (0.0, 0.5), (0.3, 0.7), (0.25, 1.0), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0)]
@@ -132,7 +133,7 @@ def test_frames_that_are_kept_are_the_song_bit_for_bit_before_and_after_every_st
         return prompts(x, at)
 
     settings = SamplerSettings(latent_shift=0.1, latent_rescale=0.9)
-    kept = Preserve(SONG, mask, 1.0, crossfade_frames=2)
+    kept = Preserve(SONG, mask, Keep(1.0, 2, 0.0))
     made = morph(
         watched, SONG, LEVELS, change(*window), settings, lambda: drawn.append(draw()) or drawn[-1], preserve=kept
     )
@@ -155,23 +156,23 @@ def test_a_guide_of_one_draw_a_step_is_the_ordinary_guide_of_either_prompt() -> 
         for origin in (True, False):
             at = Evaluation(LEVELS[step], step, origin=origin)
             cond, uncond = answers(numbers(10 + step), at)
-            assert torch.equal(both(cond, uncond, at), ordinary[origin](cond, uncond, SONG, at.t))
+            assert torch.equal(both(cond, uncond, SONG, at), ordinary[origin](cond, uncond, SONG, at))
 
 
 def test_every_draw_of_a_step_is_guided_as_if_it_were_the_only_one() -> None:
     guide = MorphGuide(Guidance("apg", 7.0))
-    guide(*answers(SONG, Evaluation(1.0, 0)), Evaluation(1.0, 0))
+    guide(*answers(SONG, Evaluation(1.0, 0)), SONG, Evaluation(1.0, 0))
     at = Evaluation(0.9, 1)
     drawn = answers(numbers(20), at)
-    first = guide(*drawn, at)
-    guide(*answers(numbers(21), at), at)
-    assert torch.equal(guide(*drawn, at), first)
+    first = guide(*drawn, SONG, at)
+    guide(*answers(numbers(21), at), SONG, at)
+    assert torch.equal(guide(*drawn, SONG, at), first)
 
 
 def guided(guide: MorphGuide, scale: float, interval: tuple[float, float]) -> Velocity:
     def velocity(x: Tensor, at: Evaluation) -> Tensor:
         cond, uncond = answers(x, at)
-        return guide(cond, uncond, at) if scale > 1 and interval[0] <= at.t <= interval[1] else cond
+        return guide(cond, uncond, x, at) if scale > 1 and interval[0] <= at.t <= interval[1] else cond
 
     return velocity
 

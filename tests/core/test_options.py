@@ -9,7 +9,8 @@ from torch import Tensor
 
 from acestep_pack.acestep_core.pipeline.morph import Morph
 from acestep_pack.acestep_core.pipeline.options import Options, Retake, official
-from acestep_pack.acestep_core.pipeline.sample import Evaluation, Preserve, SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.preserve import Keep, Preserve
+from acestep_pack.acestep_core.pipeline.sample import Evaluation, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.schedule import schedule
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 
@@ -32,13 +33,13 @@ def curved(x: Tensor, at: Evaluation) -> Tensor:
 
 
 def test_no_variance_is_the_noise_and_all_of_it_is_the_other() -> None:
-    assert torch.equal(Retake(0, 0.0).turn(NOISE, OTHER), NOISE)
-    torch.testing.assert_close(Retake(0, 1.0).turn(NOISE, OTHER), OTHER, atol=1e-12, rtol=0)
+    assert torch.equal(Retake(0, 0.0).mix(NOISE, OTHER), NOISE)
+    torch.testing.assert_close(Retake(0, 1.0).mix(NOISE, OTHER), OTHER, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("variance", [0.1, 0.3, 0.5, 0.9])
 def test_turned_noise_is_as_loud_as_noise_and_as_far_as_the_angle_says(variance: float) -> None:
-    turned = Retake(0, variance).turn(NOISE, OTHER)
+    turned = Retake(0, variance).mix(NOISE, OTHER)
     assert turned.std().item() == pytest.approx(1, abs=0.01)
     cosine = torch.cosine_similarity(turned.flatten(), NOISE.flatten(), dim=0).item()
     assert cosine == pytest.approx(math.cos(variance * math.pi / 2), abs=0.02)
@@ -60,7 +61,7 @@ def test_finished_latents_are_rescaled_and_then_shifted() -> None:
 def test_what_is_kept_is_neither_rescaled_nor_shifted(injection: float) -> None:
     mask = torch.zeros(BATCH, FRAMES)
     mask[:, 200:300] = 1
-    kept = Preserve(SONG, mask, injection, crossfade_frames=5)
+    kept = Preserve(SONG, mask, Keep(injection, 5, 0.0))
     plain, adjusted = (
         made(settings, kept) for settings in (SamplerSettings(), SamplerSettings(latent_shift=0.2, latent_rescale=0.5))
     )
@@ -72,7 +73,7 @@ def test_what_is_kept_is_neither_rescaled_nor_shifted(injection: float) -> None:
 
 # What is refused.
 
-MORPH = Morph("a prompt")
+MORPH = Morph()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(make: Callable[[],
             "euler, latents × 0.91, latents -0.04",
         ),
         (Options(morph=MORPH), False, "euler, morph 0 to 1"),
-        (Options(morph=Morph("a prompt", 0.1, 0.5, 3)), False, "euler, morph 0.1 to 0.5, 3 samples a step"),
+        (Options(morph=Morph(0.1, 0.5, 3)), False, "euler, morph 0.1 to 0.5, 3 samples a step"),
     ],
 )
 def test_a_summary_names_what_is_on_and_nothing_else(options: Options, guided: bool, text: str) -> None:

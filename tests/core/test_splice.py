@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
+from acestep_pack.acestep_core.pipeline.preserve import BALANCED, Keep, keep
 from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.splice import (
     DECODE_MARGIN,
@@ -19,7 +20,7 @@ from acestep_pack.acestep_core.pipeline.splice import (
     splice,
     windows,
 )
-from acestep_pack.acestep_core.pipeline.tasks import BALANCED, Keep, Source, Task, cover, extend, keep, repaint, stitch
+from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, extend, repaint, stitch
 
 CHANNELS = 64
 HOP = SAMPLES_PER_FRAME

@@ -12,19 +12,17 @@ from torch import Tensor
 from acestep_pack.acestep_core.constants import FRAME_RATE, MIN_FRAMES, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding, n_frames_of
+from acestep_pack.acestep_core.pipeline.preserve import BALANCED, Keep, keep
 from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.tasks import (
-    BALANCED,
     MAX_WINDOW_FRAMES,
     RULES,
-    Keep,
     Source,
     Task,
     complete,
     cover,
     extend,
     extract,
-    keep,
     lego,
     repaint,
     stitch,
@@ -415,7 +413,7 @@ def test_plans_and_items_that_do_not_pair_up_are_refused(n_items: int, n_plans: 
         ),
         (lambda: Source(numbers(1, 1, 25, 64), waveform=numbers(2, 1, 1, 48_000)), r"the recording is \[1, 1, 48000\]"),
         (lambda: Source(numbers(1, 1, 25, 64), waveform=numbers(2, 2, 48_000)), r"the recording is \[2, 48000\]"),
-        (lambda: Task("karaoke", (song(9),), 9), 'task "karaoke" is unknown; it must be one of cover, '),
+        (lambda: Task("karaoke", (song(9),), 9), 'task "karaoke" is unknown; it must be one of text2music, cover, '),
         (lambda: Task("repaint", (), 9), 'repaint needs a source: connect a latent to "source"'),
         (lambda: cover(song(9), 1.1), r"cover strength must be 0 to 1, got 1\.1"),
         (lambda: cover(song(9), -0.1), r"cover strength must be 0 to 1, got -0\.1"),

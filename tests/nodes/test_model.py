@@ -21,19 +21,23 @@ import golden_models
 import nodes as core_nodes  # ComfyUI's own, not ours
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
-from acestep_pack.acestep_core.pipeline.guidance import Guidance, cfg
+from acestep_pack.acestep_core.pipeline.generate import Job
+from acestep_pack.acestep_core.pipeline.generate import generate as generate_by_core
+from acestep_pack.acestep_core.pipeline.guidance import Guidance
 from acestep_pack.acestep_core.pipeline.options import Options
-from acestep_pack.acestep_core.pipeline.run import Branch, Run
-from acestep_pack.acestep_core.pipeline.sample import Preserve, SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.preserve import NOISE_MASK, Keep, Preserve
+from acestep_pack.acestep_core.pipeline.run import Run
+from acestep_pack.acestep_core.pipeline.sample import SamplerSettings
 from acestep_pack.acestep_core.pipeline.schedule import custom_schedule, schedule, start_at
-from acestep_pack.acestep_core.pipeline.tasks import Source, cover, repaint
+from acestep_pack.acestep_core.pipeline.takes import Request
+from acestep_pack.acestep_core.pipeline.tasks import Source, cover, repaint, text2music
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.guider import run
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, latent
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, Prompt, latent
 from golden_models import WHOLE_GENERATION, assert_close, golden, z
 
 BATCH, FRAMES, CHANNELS = 2, 61, 64
@@ -139,34 +143,16 @@ def under_core(
 
 def by_hand(model, encoding: Encoding, scale: float = 1.0, levels: tuple[float, ...] = SHIFT_3) -> Tensor:
     """Return the same latents from the core's own loop, with no ComfyUI in between."""
-    network = model.model.diffusion_model
-    kept = Run(network, model.model.silence)
     rows = tuple(i % encoding.n_plans for i in range(BATCH))
-
-    def velocity(x: Tensor, at) -> Tensor:
-        plain = at.step >= encoding.turns_plain_at(len(levels) - 1)
-        condition = kept.condition(encoding, x, plain)
-        cond = kept.velocity(x, at.t, [Branch(condition, rows)])
-        if scale == 1:
-            return cond
-        return cfg(cond, kept.velocity(x, at.t, [Branch(condition, rows, null=True)]), scale)
-
-    return sample(velocity, noise(), levels, SamplerSettings())
+    job = Job(rows, noise(), levels, Guidance("cfg", scale))
+    return generate_by_core(model.model.diffusion_model, encoding, model.model.silence, job)
 
 
-def make(model, positive: list, n_frames: int = FRAMES, **given: object) -> Tensor:
+def make(model, positive: list, n_frames: int = FRAMES, latent_in: dict | None = None, **given: object) -> Tensor:
     """Return latents [B, T, 64] of our whole sampler node."""
-    settings = {
-        "seed": 7,
-        "seeds": (),
-        "takes_per_plan": 1,
-        "n_steps": 2,
-        "shift": 0.0,
-        "guidance_scale": 1.0,
-        "options": Options(),
-        "latent_in": latent(torch.zeros(1, n_frames, CHANNELS), ()),
-    }
-    return generate(model, positive, **{**settings, **given}).latent["samples"].transpose(1, 2)
+    empty = latent(torch.zeros(1, n_frames, CHANNELS), ())
+    request = Request(**{"seed": 7, "n_steps": 2, "guidance": 1.0, **given})
+    return generate(model, positive, latent_in or empty, request).latent["samples"].transpose(1, 2)
 
 
 def assert_same(ours: Tensor, theirs: Tensor, max_error: float = 1e-4) -> None:
@@ -213,7 +199,7 @@ def test_conditions_of_different_length_are_not_batched_but_both_count(base) -> 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_codes_let_go_at_the_same_step_under_core(turbo, strength: float) -> None:
-    encoding = song(codes=two_plans(), codes_strength=strength)
+    encoding = song(codes=two_plans(), task=text2music(strength))
     assert_same(under_core(turbo, conditioning(encoding)), by_hand(turbo, encoding))
 
 
@@ -265,13 +251,7 @@ def test_a_lora_acts_on_our_sampler_as_its_weights_added_by_hand(turbo, lora_nam
             weight = merged.get_parameter(stem.replace("base_model.model.", "decoder.") + ".weight")
             weight += 0.5 * lora()[f"{stem}.lora_B.weight"] @ part
     x = noise()
-    kept = Run(merged, turbo.model.silence)
-    expected = sample(
-        lambda latents, at: kept.velocity(latents, at.t, [Branch(kept.condition(song(), latents), (0, 0))]),
-        x,
-        SHIFT_3,
-        SamplerSettings(),
-    )
+    expected = generate_by_core(merged, song(), turbo.model.silence, Job((0, 0), x, SHIFT_3))
     assert_same(ours(patched, song(), x), expected)
 
 
@@ -289,19 +269,8 @@ def ours(
 ) -> Tensor:
     """Return latents of our guider, from noise that is given."""
     rows = tuple(i % encoding.n_plans for i in range(len(x)))
-    positive = conditioning(encoding, **{models.ROWS_KEY: rows})
-    return run(
-        model,
-        positive,
-        [[torch.zeros_like(states), extras] for states, extras in positive],
-        x,
-        levels,
-        guidance or Guidance(),
-        settings or SamplerSettings(),
-        seed=0,
-        on_step=lambda index: None,
-        **more,
-    )
+    job = Job(rows, x, levels, guidance or Guidance(), settings or SamplerSettings(), **more)
+    return run(model, Prompt.of(conditioning(encoding)), job, seed=0, on_step=lambda index: None)
 
 
 def golden_song(**given: object) -> Encoding:
@@ -327,7 +296,7 @@ GOLDEN_TURBO = {
     "repaint_explicit": {"encoding": golden_song(task=repaint(Source(SOURCE), REGION, kept=None))},
     "repaint_injected": {
         "encoding": golden_song(task=repaint(Source(SOURCE), REGION)),
-        "preserve": Preserve(SOURCE, REGION.expand(BATCH, -1), 0.5, 10),
+        "preserve": Preserve(SOURCE, REGION.expand(BATCH, -1), Keep(0.5, 10, 0.0)),
     },
     "extract_source": {"encoding": golden_song(task=cover(Source(SOURCE), hints=False))},
     "timesteps": {"levels": custom_schedule(OFFICIAL_TIMESTEPS, turbo=True)},
@@ -384,8 +353,8 @@ def test_a_model_of_another_loader_is_refused_with_the_name_of_ours() -> None:
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.0])
 def test_take_3_of_seed_s_is_the_only_take_of_seed_s_plus_2(base, codes: AudioCodes, guidance_scale: float) -> None:
     n_plans, its_plan = max(1, codes.n_plans), AudioCodes(codes.sequences[-1:])
-    four = make(base, conditioning(song(codes=codes)), takes_per_plan=4 // n_plans, guidance_scale=guidance_scale)
-    alone = make(base, conditioning(song(codes=its_plan)), seed=7 + 2, guidance_scale=guidance_scale)
+    four = make(base, conditioning(song(codes=codes)), takes_per_plan=4 // n_plans, guidance=guidance_scale)
+    alone = make(base, conditioning(song(codes=its_plan)), seed=7 + 2, guidance=guidance_scale)
     assert_same(four[2], alone[0])
 
 
@@ -401,13 +370,7 @@ def test_a_latent_says_which_seed_and_plan_each_take_is(turbo) -> None:
         turbo,
         conditioning(song(codes=two_plans())),
         latent(torch.zeros(1, FRAMES, CHANNELS), ()),
-        seed=5,
-        seeds=(),
-        takes_per_plan=2,
-        n_steps=3,
-        shift=0,
-        guidance_scale=0,
-        options=Options(),
+        Request(seed=5, takes_per_plan=2, n_steps=3),
     )
     assert [(take.seed, take.plan, take.n_steps) for take in made.latent[ACESTEP_KEY]] == [
         (5, 0, 3),
@@ -433,7 +396,13 @@ def test_as_many_takes_run_at_once_as_there_is_room_for_and_never_none(
 ) -> None:
     one = turbo.model.memory_required([1, CHANNELS, FRAMES], {ACESTEP_KEY: [[1, 28]]})
     monkeypatch.setattr(generating.memory, "room_beside", lambda patcher: rooms * one)
-    assert generating._chunk_size(turbo, conditioning(song()), FRAMES, n_takes, guided=False) == size
+    sizes = []
+    monkeypatch.setattr(
+        generating, "run", lambda patcher, prompt, job, **_more: sizes.append(len(job.rows)) or job.noise
+    )
+    make(turbo, conditioning(song()), takes_per_plan=n_takes)
+    assert sizes[0] == size
+    assert sum(sizes) == n_takes
 
 
 def test_sde_is_seeded_take_by_take(turbo) -> None:
@@ -449,14 +418,14 @@ def test_a_noise_mask_keeps_the_frames_outside_it(turbo) -> None:
     mask[..., 20:40] = 1
     kept = make(turbo, conditioning(song()), latent_in={**latent(source, ()), "noise_mask": mask}, n_steps=4)
     far = torch.ones(FRAMES, dtype=torch.bool)
-    far[20 - generating.MASK_KEEP.crossfade_frames : 40 + generating.MASK_KEEP.crossfade_frames] = False
+    far[20 - NOISE_MASK.crossfade_frames : 40 + NOISE_MASK.crossfade_frames] = False
     assert torch.equal(kept[:, far], source[:, far])
     assert_different(kept[:, 20:40], source[:, 20:40])
 
 
 def test_a_latent_that_nothing_uses_is_mentioned(turbo) -> None:
     given = latent(z("source", 1, FRAMES, CHANNELS), ())
-    made = generate(turbo, conditioning(song()), given, 0, (), 1, 1, 0, 0, Options())
+    made = generate(turbo, conditioning(song()), given, Request(n_steps=1))
     assert made.warnings == ("the latent is not empty, but nothing here uses it: only its length counts",)
 
 

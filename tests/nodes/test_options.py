@@ -11,19 +11,21 @@ import golden_models
 from acestep_pack.acestep_core.constants import MAX_SEED
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
+from acestep_pack.acestep_core.pipeline.generate import Job
+from acestep_pack.acestep_core.pipeline.generate import generate as generate_by_core
 from acestep_pack.acestep_core.pipeline.guidance import Guidance
-from acestep_pack.acestep_core.pipeline.morph import Morph, MorphGuide, morph
-from acestep_pack.acestep_core.pipeline.options import Options
-from acestep_pack.acestep_core.pipeline.run import Branch, Run
-from acestep_pack.acestep_core.pipeline.sample import SamplerSettings
+from acestep_pack.acestep_core.pipeline.morph import Morph
+from acestep_pack.acestep_core.pipeline.options import Options, Retake
+from acestep_pack.acestep_core.pipeline.preserve import NOISE_MASK
 from acestep_pack.acestep_core.pipeline.schedule import schedule
+from acestep_pack.acestep_core.pipeline.takes import Request, noise_of
 from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, repaint
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host.generate import Generation, generate
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, latent
-from acestep_pack.nodes.sample import AceStepSamplerOptions
+from acestep_pack.nodes.host.sockets import ACESTEP_KEY, SamplerOptions, latent
+from acestep_pack.nodes.sample import AceStepMorph, AceStepSamplerOptions, parse_seeds, parse_timesteps
 from golden_models import z
 
 FRAMES, CHANNELS, STEPS = 37, 64, 4
@@ -62,28 +64,25 @@ def conditioning(encoding: Encoding) -> list:
 
 # Of another length than the new one, so that the two can never share a batch.
 OLD, NEW = prompt("old", 33), prompt("new")
+CONDITIONING = conditioning(NEW)
 
 
 def codes(n_plans: int) -> AudioCodes:
     return AudioCodes(tuple(tuple((plan * 7919 + 613 * i) % 64_000 for i in range(8)) for plan in range(n_plans)))
 
 
-def generated(model, options: Options, **given: object) -> Generation:
-    settings = {
-        "conditioning": conditioning(NEW),
-        "latent_in": latent(EMPTY, ()),
-        "seed": 7,
-        "seeds": (),
-        "takes_per_plan": 1,
-        "n_steps": STEPS,
-        "shift": 3.0,
-        "guidance_scale": GUIDANCE[model.model.variant],
-        "options": options,
-    }
-    return generate(model, **{**settings, **given})
+NEUTRAL = SamplerOptions(Options())
 
 
-def make(model, options: Options, **given: object) -> Tensor:
+def generated(
+    model, options: SamplerOptions, conditioning: list | None = None, latent_in: dict | None = None, **given: object
+) -> Generation:
+    settings = {"seed": 7, "n_steps": STEPS, "shift": 3.0, "guidance": GUIDANCE[model.model.variant]}
+    request = Request(**{**settings, **given}, options=options.options)
+    return generate(model, conditioning or CONDITIONING, latent_in or latent(EMPTY, ()), request, options.morph_from)
+
+
+def make(model, options: SamplerOptions, **given: object) -> Tensor:
     """Return latents [B, T, 64] of our whole sampler node."""
     return generated(model, options, **given).latent["samples"].transpose(1, 2)
 
@@ -100,7 +99,7 @@ SOCKETS = {name for name, given in INPUTS.items() if given.io_type == "CONDITION
 REQUIRED = {name: given.default for name, given in INPUTS.items() if not given.optional}
 
 
-def options(**given: object) -> Options:
+def options(**given: object) -> SamplerOptions:
     """Return what the node gives for some of its inputs; the required others are at their defaults."""
     return AceStepSamplerOptions.execute(**{**REQUIRED, **given}).result[0]
 
@@ -133,7 +132,7 @@ ON = {
 @pytest.fixture(scope="module")
 def plain(model) -> Tensor:
     with torch.inference_mode():
-        return make(model, Options())
+        return make(model, NEUTRAL)
 
 
 def test_every_input_is_tested_here() -> None:
@@ -150,7 +149,7 @@ def test_all_inputs_at_their_defaults_change_no_bit_and_are_not_mentioned(model,
     neutral = options(**{name: given.default for name, given in INPUTS.items() if name not in SOCKETS})
     made = generated(model, neutral)
     assert torch.equal(made.latent["samples"].transpose(1, 2), plain)
-    assert made.summary == generated(model, Options()).summary
+    assert made.summary == generated(model, NEUTRAL).summary
 
 
 @pytest.mark.parametrize("variant", ["base"], indirect=True)
@@ -185,7 +184,7 @@ def test_a_retake_is_its_seeds_and_the_same_alone_or_among_others(model) -> None
 
 def test_retake_seeds_start_over_behind_the_last(model, plain: Tensor) -> None:
     both = make(model, options(retake_seed=MAX_SEED, retake_variance=1.0), takes_per_plan=2)
-    assert_same(both[1], make(model, Options(), seed=0)[0])
+    assert_same(both[1], make(model, NEUTRAL, seed=0)[0])
 
 
 def test_a_retake_of_sde_is_turned_in_every_step(model) -> None:
@@ -199,10 +198,10 @@ def test_a_retake_of_sde_is_turned_in_every_step(model) -> None:
 def test_no_noise_of_a_take_is_drawn_twice(model, monkeypatch, given: dict, variance: float) -> None:
     drawn: list[Tensor] = []
 
-    def watched(patcher, positive, negative, noise: Tensor, *_rest, fresh_noise, **_more) -> Tensor:
-        start = [] if "morph_from" in given else [noise]  # a morph begins from the song
-        drawn.extend((*start, fresh_noise(), fresh_noise()))
-        return noise
+    def watched(patcher, prompt, job: Job, **_more) -> Tensor:
+        start = [] if job.morph else [job.noise]  # a morph begins from the song
+        drawn.extend((*start, job.fresh_noise(), job.fresh_noise()))
+        return job.noise
 
     monkeypatch.setattr(generating, "run", watched)
     make(model, options(**given, retake_variance=variance, retake_seed=9), latent_in=latent(SONG, ()))
@@ -220,7 +219,7 @@ def test_frames_that_a_mask_keeps_are_neither_shifted_nor_rescaled(model) -> Non
     masked = {**latent(SONG, ()), "noise_mask": mask}
     made = make(model, options(latent_shift=0.2, latent_rescale=0.5), latent_in=masked)
     plain = make(model, options(), latent_in=masked)
-    far = 10 + generating.MASK_KEEP.crossfade_frames
+    far = 10 + NOISE_MASK.crossfade_frames
     assert torch.equal(made[:, far:], SONG[:, far:])
     assert torch.equal(made[:, :10], 0.5 * plain[:, :10] + 0.2)
 
@@ -253,22 +252,17 @@ def assert_same(ours: Tensor, theirs: Tensor, max_error: float = 1e-4) -> None:
 
 def by_hand(model, change: Morph, scale: float, n_takes: int) -> Tensor:
     """Return the morph by the core alone, with no ComfyUI in between."""
-    network = model.model.diffusion_model
-    kept, guide = Run(network, model.model.silence), MorphGuide(Guidance("apg", scale))
-    rows = (0,) * n_takes
-
-    def velocity(x: Tensor, at) -> Tensor:
-        condition = kept.condition(OLD if at.origin else NEW, x)
-        cond = kept.velocity(x, at.t, [Branch(condition, rows)])
-        return cond if scale == 1 else guide(cond, kept.velocity(x, at.t, [Branch(condition, rows, True)]), at)
-
-    generators = [torch.Generator().manual_seed(7 + i) for i in range(n_takes)]
-
-    def draw() -> Tensor:
-        return torch.stack([torch.randn(FRAMES, CHANNELS, generator=g) for g in generators])
-
-    song = SONG.expand(n_takes, -1, -1)
-    return morph(velocity, song, schedule(STEPS, 3.0), change, SamplerSettings(), draw)
+    seeds = tuple(7 + i for i in range(n_takes))
+    job = Job(
+        rows=(0,) * n_takes,
+        noise=torch.zeros(n_takes, FRAMES, CHANNELS),
+        levels=schedule(STEPS, 3.0),
+        guidance=Guidance("apg", scale),
+        start=SONG.expand(n_takes, -1, -1),
+        fresh_noise=noise_of(seeds, seeds, Retake(), FRAMES),
+        morph=change,
+    )
+    return generate_by_core(model.model.diffusion_model, NEW, model.model.silence, job, origin=OLD)
 
 
 @pytest.mark.parametrize("n_takes", [1, 2])
@@ -276,8 +270,18 @@ def by_hand(model, change: Morph, scale: float, n_takes: int) -> Tensor:
 def test_a_morph_through_comfyui_is_the_core_s(model, start: float, end: float, n_draws: int, n_takes: int) -> None:
     asked = options(**MORPH_FROM, morph_start=start, morph_end=end, morph_samples=n_draws)
     found = make(model, asked, latent_in=latent(SONG, ()), takes_per_plan=n_takes)
-    change = Morph(None, start, end, n_draws)
+    change = Morph(start, end, n_draws)
     assert_same(found, by_hand(model, change, GUIDANCE[model.model.variant], n_takes), 1e-3)
+
+
+def test_the_morph_node_asks_for_what_the_sampler_options_ask_for(model) -> None:
+    (beside,) = AceStepMorph.execute(
+        **MORPH_FROM, start=0.25, end=0.75, samples=2, options=options(velocity_ema=0.3)
+    ).result
+    given = {"morph_start": 0.25, "morph_end": 0.75, "morph_samples": 2, "velocity_ema": 0.3}
+    inside = options(**MORPH_FROM, **given)
+    song = latent(SONG, ())
+    assert torch.equal(make(model, beside, latent_in=song), make(model, inside, latent_in=song))
 
 
 def test_a_morph_from_the_prompt_itself_is_the_song(model) -> None:
@@ -304,7 +308,7 @@ def test_a_morph_under_a_noise_mask_leaves_the_rest_of_the_song(model) -> None:
     mask = torch.zeros(1, 1, FRAMES)
     mask[..., :10] = 1
     made = make(model, options(**MORPH_FROM), latent_in={**latent(SONG, ()), "noise_mask": mask})
-    far = 10 + generating.MASK_KEEP.crossfade_frames
+    far = 10 + NOISE_MASK.crossfade_frames
     assert torch.equal(made[:, far:], SONG[:, far:])
     assert_different(made[:, :10], SONG[:, :10])
 
@@ -412,4 +416,26 @@ def test_the_node_refuses_what_a_morph_cannot_follow(given: dict[str, str]) -> N
 
 def test_the_official_preset_keeps_what_lies_behind_it() -> None:
     asked = options(preset="official turbo", solver="heun", retake_seed=3, retake_variance=0.2, latent_shift=0.1)
-    assert asked.summary(guided=False) == "euler, wavelet correction double, retake 0.2 of seed 3, latents +0.1"
+    assert asked.options.summary(guided=False) == "euler, wavelet correction double, retake 0.2 of seed 3, latents +0.1"
+
+
+# Numbers in a text field.
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "sentence"),
+    [
+        (parse_seeds, "1, two", '"two" is not a seed; write numbers separated by commas'),
+        (parse_seeds, "1.5", '"1.5" is not a seed'),
+        (parse_timesteps, "1; 0.5", '"1;" is not a timestep'),
+    ],
+)
+def test_what_is_no_number_is_named(parse, text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parse(text)
+
+
+def test_numbers_may_be_separated_by_commas_spaces_or_lines() -> None:
+    assert parse_seeds(" 7,8\n42 ") == (7, 8, 42)
+    assert parse_timesteps("1, .5 0") == (1.0, 0.5, 0.0)
+    assert parse_seeds("") == parse_timesteps(" \n") == ()

@@ -25,6 +25,8 @@ from acestep_pack.acestep_core.models.acestep import AceStep
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
+from acestep_pack.acestep_core.pipeline.condition import Condition
+from acestep_pack.acestep_core.pipeline.run import Run
 from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.nodes.host.memory import with_attention
 from comfyui import comfyui_path
@@ -244,3 +246,10 @@ def diffusers_pipeline(size: str, silence: Tensor) -> AceStepPipeline:
     )
     made.set_progress_bar_config(disable=True)
     return made
+
+
+class ConditionRun(Run):
+    """A Run whose branches name a Condition where the product names an Encoding: tests make conditions by hand."""
+
+    def condition(self, encoding: Condition, like: Tensor, plain: bool = False) -> Condition:
+        return encoding

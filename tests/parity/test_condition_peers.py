@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from acestep_pack.acestep_core.models.conditioner import Tokens, pack
-from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
+from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
 from acestep_pack.acestep_core.types import AudioCodes
 from golden_models import assert_close, model, z
@@ -104,6 +104,5 @@ def test_condition_and_velocity_of_one_short_song_equal_comfyuis_whole_model(wit
     )
     planned = AudioCodes((tuple(codes),) if codes else ())
     encoding = Encoding(text, text, lyric, codes=planned, timbre=silence)
-    made = condition(model("2b"), encoding, silence, n_frames, x)
-    v = Run(model("2b"), silence).velocity(x, 0.5, [Branch(made, (0,), null)])
+    v = Run(model("2b"), silence).velocity(x, 0.5, [Branch(encoding, (0,), null)])
     assert_close(v, theirs.mT, ONE_PART)

@@ -185,7 +185,7 @@ def test_d19_caption_carries_the_instruction_of_its_task(task, codes, expected):
         return Tokens(torch.zeros(*text.ids.shape, 1), text.real)
 
     reader = SimpleNamespace(tokenizer=tokenizer, states=states, embeddings=lambda text: tokens("peer.lyric", 20))
-    made = encode(reader, SongSpec(caption="a song"), 250, codes, task=task)
+    made = encode(reader, SongSpec(caption="a song"), codes, task or tasks.text2music(n_frames=250))
     line = INSTRUCTIONS[expected].format(tracks="")
     assert read[0].startswith(f"# Instruction\n{line}\n\n# Caption\na song\n")
     # What takes over when a strength below 1 drops the codes.
@@ -227,11 +227,11 @@ def test_d23_wavelet_correction_equals_pywavelets(mode, n_frames):
 )
 def test_d24_codes_are_dropped_at_once_from_step_n_times_strength(n_steps, strength, step):
     """diffusers mixes two velocities in every step instead."""
-    assert encoding(codes_strength=strength).turns_plain_at(n_steps) == step
+    assert encoding(task=tasks.text2music(strength)).turns_plain_at(n_steps) == step
 
 
 def test_d24_without_its_codes_a_song_is_conditioned_as_text_to_music():
-    with_codes = encoding(codes=AudioCodes(((5, 40_775, 63_999),)), codes_strength=0.5)
+    with_codes = encoding(codes=AudioCodes(((5, 40_775, 63_999),)), task=tasks.text2music(0.5))
     without = Encoding(with_codes.text_to_music, with_codes.text_to_music, with_codes.lyric)
     dropped = condition(model("2b"), with_codes, SILENCE, 128, torch.zeros(1), plain=True)
     expected = condition(model("2b"), without, SILENCE, 128, torch.zeros(1))

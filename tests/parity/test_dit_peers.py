@@ -9,7 +9,7 @@ from torch import Tensor
 from acestep_pack.acestep_core.models.acestep import AceStep, chunk_context
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Condition
-from acestep_pack.acestep_core.pipeline.run import Branch, Run
+from acestep_pack.acestep_core.pipeline.run import Branch
 from acestep_pack.acestep_core.pipeline.schedule import schedule
 from golden_models import assert_close, model, z
 from parity import peers
@@ -92,7 +92,7 @@ def test_run_with_cached_condition_and_modulations_equals_diffusers_at_every_ste
     everything_real = torch.ones(BATCH, N_STATES, dtype=torch.bool)
     condition = Condition(Tokens(given.states, everything_real), given.context)
     branches = [Branch(condition, (0, 1)), Branch(condition, (0, 1), null=True)]
-    run = Run(net, SILENCE)
+    run = peers.ConditionRun(net, SILENCE)
     run.expect(levels, given.x)
     null = net.null_condition_emb.expand_as(given.states)
     for step, t in enumerate(levels):
@@ -113,7 +113,7 @@ def test_items_with_different_lyrics_in_a_batch_equal_diffusers_on_each_alone(si
     timbre = SILENCE[:, :200]
     net: AceStep = build(size)
     packed = net.encoder(text, lyric, timbre.expand(BATCH, -1, -1), torch.arange(BATCH))
-    run = Run(net, SILENCE)
+    run = peers.ConditionRun(net, SILENCE)
     encoder = peers.official_condition_encoder(size)
     # The items change places: a take's plan is chosen by row.
     v = run.velocity(given.x, 0.7, [Branch(Condition(packed, given.context), (1, 0))])
@@ -136,7 +136,7 @@ def test_null_condition_equals_diffusers_whatever_is_padded(size):
     given = inputs(size, 50)
     some_real = torch.arange(N_STATES) < torch.tensor([[N_STATES], [4]])
     condition = Condition(Tokens(given.states, some_real), given.context)
-    v = Run(model(size), SILENCE).velocity(given.x, 0.5, [Branch(condition, (0, 1), null=True)])
+    v = peers.ConditionRun(model(size), SILENCE).velocity(given.x, 0.5, [Branch(condition, (0, 1), null=True)])
     null = peers.diffusers_condition_encoder(size).null_condition_emb.expand_as(given.states)
     assert_close(v, diffusers_velocity(size, given.x, 0.5, given.context, null), ONE_PART)
 

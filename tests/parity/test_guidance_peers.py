@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acestep_pack.acestep_core.pipeline.guidance import Guidance, Guide
 from acestep_pack.acestep_core.pipeline.options import Options
-from acestep_pack.acestep_core.pipeline.sample import SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.sample import Evaluation, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.schedule import TURBO_LEVELS, custom_schedule, schedule
 from golden_models import assert_close, z
 from parity.peers import ONE_PART
@@ -110,14 +110,14 @@ def test_apg_corrector_guides_plainly_and_leaves_the_momentum_alone():
     once, twice, x = Guide(Guidance("apg", 7.0)), Guide(Guidance("apg", 7.0)), z("peer.x", *SHAPE)
     for step, t in enumerate((0.9, 0.5, 0.1)):
         cond, uncond = drifting(step)
-        assert torch.equal(once(cond, uncond, x, t), twice(cond, uncond, x, t))
+        assert torch.equal(once(cond, uncond, x, Evaluation(t, 0)), twice(cond, uncond, x, Evaluation(t, 0)))
         plain = twice(cond, uncond, x, t, corrector=True)
         assert_close(plain, 7 * cond - 6 * uncond, ONE_PART)
 
 
 def test_cfg_is_the_plain_formula():
     cond, uncond = drifting(0)
-    ours = Guide(Guidance("cfg", 4.5))(cond, uncond, z("peer.x", *SHAPE), 0.5)
+    ours = Guide(Guidance("cfg", 4.5))(cond, uncond, z("peer.x", *SHAPE), Evaluation(0.5, 0))
     assert_close(ours, 4.5 * cond - 3.5 * uncond, ONE_PART)
 
 
@@ -137,7 +137,7 @@ def test_adg_turns_each_frame_by_a_limited_multiple_of_its_angle(scale, t):
 
     frames = (part.flatten(0, 1).double().numpy() for part in (x, cond, uncond))
     theirs = torch.from_numpy(np.stack([turned(*frame) for frame in zip(*frames, strict=True)]))
-    assert_close(Guide(Guidance("adg", scale))(cond, uncond, x, t), theirs.view(SHAPE).float(), ONE_PART)
+    assert_close(Guide(Guidance("adg", scale))(cond, uncond, x, Evaluation(t, 0)), theirs.view(SHAPE).float(), ONE_PART)
 
 
 def test_guidance_interval_is_in_noise_level_not_in_progress():

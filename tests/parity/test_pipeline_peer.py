@@ -5,13 +5,12 @@ import torch
 from diffusers import AceStepPipeline
 from torch import Tensor
 
-from acestep_pack.acestep_core.constants import frames_for
-from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
+from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.encode import encode
-from acestep_pack.acestep_core.pipeline.guidance import Guidance, Guide
-from acestep_pack.acestep_core.pipeline.run import Branch, Run
-from acestep_pack.acestep_core.pipeline.sample import Evaluation, SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.generate import Job, generate
+from acestep_pack.acestep_core.pipeline.guidance import Guidance
 from acestep_pack.acestep_core.pipeline.schedule import schedule
+from acestep_pack.acestep_core.pipeline.tasks import text2music
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from golden_models import WHOLE_GENERATION, assert_close, model, z
 from parity import peers
@@ -67,24 +66,13 @@ def diffusers_latents(pipeline: AceStepPipeline, noise: Tensor, **settings: obje
 
 
 def our_latents(size: str, encoding: Encoding, noise: Tensor, levels: tuple[float, ...], guidance: float) -> Tensor:
-    net = model(size)
-    main = condition(net, encoding, SILENCE, N_FRAMES, noise)
-    run, guide = Run(net, SILENCE), Guide(Guidance("apg", guidance))
-    run.expect(levels, noise)
-
-    def velocity(x: Tensor, at: Evaluation) -> Tensor:
-        if not guide.guidance.applies_at(at.t):
-            return run.velocity(x, at.t, [Branch(main, TAKES)])
-        both = run.velocity(torch.cat((x, x)), at.t, [Branch(main, TAKES), Branch(main, TAKES, null=True)])
-        return guide(*both.chunk(2), x, at.t)
-
-    return sample(velocity, noise, levels, SamplerSettings())
+    return generate(model(size), encoding, SILENCE, Job(TAKES, noise, levels, Guidance("apg", guidance)))
 
 
 def test_turbo_song_equals_diffusers(pipeline, size):
     noise = z("peer.noise", 2, N_FRAMES, 64)
     theirs = diffusers_latents(pipeline, noise, num_inference_steps=8, shift=3.0)
-    encoding = encode(peers.Reader(), SONG, frames_for(SONG.duration_s))
+    encoding = encode(peers.Reader(), SONG)
     assert_close(our_latents(size, encoding, noise, schedule(8, 3.0), 1.0), theirs, WHOLE_GENERATION)
 
 
@@ -92,7 +80,7 @@ def test_turbo_song_after_codes_equals_diffusers(pipeline, size):
     noise = z("peer.noise", 2, N_FRAMES, 64)
     written = "".join(f"<|audio_code_{code}|>" for code in CODES)
     theirs = diffusers_latents(pipeline, noise, num_inference_steps=4, shift=3.0, audio_codes=written)
-    encoding = encode(peers.Reader(), SONG, N_FRAMES, AudioCodes((CODES,)))
+    encoding = encode(peers.Reader(), SONG, AudioCodes((CODES,)), text2music(n_frames=N_FRAMES))
     assert_close(our_latents(size, encoding, noise, schedule(4, 3.0), 1.0), theirs, WHOLE_GENERATION)
 
 
@@ -100,5 +88,5 @@ def test_guided_song_equals_diffusers(pipeline, size):
     noise = z("peer.noise", 2, N_FRAMES, 64)
     pipeline.is_turbo = False
     theirs = diffusers_latents(pipeline, noise, num_inference_steps=4, shift=1.0, guidance_scale=7.0)
-    encoding = encode(peers.Reader(), SONG, N_FRAMES)
+    encoding = encode(peers.Reader(), SONG, task=text2music(n_frames=N_FRAMES))
     assert_close(our_latents(size, encoding, noise, schedule(4, 1.0), 7.0), theirs, WHOLE_GENERATION)

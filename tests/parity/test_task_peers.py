@@ -19,14 +19,16 @@ import torch
 from diffusers import AceStepPipeline
 from torch import Tensor
 
-from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
+from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.encode import encode
-from acestep_pack.acestep_core.pipeline.guidance import Guidance, Guide
+from acestep_pack.acestep_core.pipeline.generate import Job, generate
+from acestep_pack.acestep_core.pipeline.guidance import Guidance
+from acestep_pack.acestep_core.pipeline.preserve import BALANCED, Preserve
 from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
-from acestep_pack.acestep_core.pipeline.sample import Evaluation, Preserve, SamplerSettings, sample
+from acestep_pack.acestep_core.pipeline.sample import Evaluation, SamplerSettings, sample
 from acestep_pack.acestep_core.pipeline.schedule import schedule
-from acestep_pack.acestep_core.pipeline.tasks import BALANCED, Source, Task, complete, cover, extract, lego, repaint
+from acestep_pack.acestep_core.pipeline.tasks import Source, Task, complete, cover, extract, lego, repaint, text2music
 from acestep_pack.acestep_core.types import SongSpec
 from golden_models import WHOLE_GENERATION, assert_close, model, z
 from parity import peers
@@ -113,18 +115,13 @@ def diffusers_latents(made: AceStepPipeline, noise: Tensor = NOISE, **settings: 
 def our_latents(
     size: str, task: Task | None, shift: float = 3.0, guidance: float = 1.0, preserve: Preserve | None = None
 ) -> Tensor:
-    net, encoding = model(size), encode(peers.Reader(), SONG, N_FRAMES, task=task)
-    run, guide = Run(net, SILENCE), Guide(Guidance("apg", guidance))
-    conditions = [condition(net, encoding, SILENCE, N_FRAMES, NOISE, plain) for plain in (False, True)]
-
-    def velocity(x: Tensor, at: Evaluation) -> Tensor:
-        current = conditions[at.step >= encoding.turns_plain_at(N_STEPS)]
-        if not guide.guidance.applies_at(at.t):
-            return run.velocity(x, at.t, [Branch(current, (0,))])
-        both = run.velocity(torch.cat((x, x)), at.t, [Branch(current, (0,)), Branch(current, (0,), null=True)])
-        return guide(*both.chunk(2), x, at.t)
-
-    return sample(velocity, NOISE, schedule(N_STEPS, shift), SamplerSettings(), preserve=preserve)
+    encoding = encode(peers.Reader(), SONG, task=task or text2music(n_frames=N_FRAMES))
+    rows = tuple(range(encoding.n_plans))
+    noise = NOISE.expand(len(rows), -1, -1)
+    levels = schedule(N_STEPS, shift)
+    return generate(
+        model(size), encoding, SILENCE, Job(rows, noise, levels, Guidance("apg", guidance), preserve=preserve)
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -145,15 +142,7 @@ def test_guided_task_equals_diffusers(name):
 
 def test_several_tracks_in_one_batch_equal_diffusers_one_by_one():
     tracks = ("vocals", "drums", "backing_vocals")
-    net, encoding = model("2b"), encode(peers.Reader(), SONG, N_FRAMES, task=extract(SOURCE, tracks))
-    run, rows = Run(net, SILENCE), tuple(range(len(tracks)))
-    made = condition(net, encoding, SILENCE, N_FRAMES, NOISE)
-    ours = sample(
-        lambda x, at: run.velocity(x, at.t, [Branch(made, rows)]),
-        NOISE.expand(len(tracks), -1, -1),
-        schedule(N_STEPS, 3.0),
-        SamplerSettings(),
-    )
+    ours = our_latents("2b", extract(SOURCE, tracks))
     for track, latents in zip(tracks, ours, strict=True):
         theirs = diffusers_latents(pipeline("2b"), task_type="extract", track_name=track)
         assert_close(latents[None], theirs, WHOLE_GENERATION)
@@ -165,13 +154,11 @@ def test_several_tracks_in_one_batch_equal_diffusers_one_by_one():
 def test_d24_diffusers_cover_strength_mixes_velocities_and_never_lets_go_of_the_source():
     theirs = diffusers_latents(pipeline("2b"), task_type="cover", audio_cover_strength=0.5)
     task, net = cover(SOURCE, 0.5), model("2b")
-    encoding, run = encode(peers.Reader(), SONG, N_FRAMES, task=task), Run(net, SILENCE)
-    main = condition(net, encoding, SILENCE, N_FRAMES, NOISE)
+    encoding, run = encode(peers.Reader(), SONG, task=task), Run(net, SILENCE)
     by_text = Encoding(encoding.text_to_music, encoding.text_to_music, encoding.lyric, task=task)
-    other = condition(net, by_text, SILENCE, N_FRAMES, NOISE)
 
     def mixed(x: Tensor, at: Evaluation) -> Tensor:
-        return sum(0.5 * run.velocity(x, at.t, [Branch(each, (0,))]) for each in (main, other))
+        return sum(0.5 * run.velocity(x, at.t, [Branch(each, (0,))]) for each in (encoding, by_text))
 
     rebuilt = sample(mixed, NOISE, schedule(N_STEPS, 3.0), SamplerSettings())
     assert_close(rebuilt, theirs, WHOLE_GENERATION)
@@ -180,7 +167,7 @@ def test_d24_diffusers_cover_strength_mixes_velocities_and_never_lets_go_of_the_
 
 def test_diffusers_repaint_puts_nothing_back_outside_its_region():
     theirs = diffusers_latents(pipeline("2b"), task_type="repaint", repainting_start=START_S, repainting_end=END_S)
-    ours = our_latents("2b", repaint(SOURCE, REGION), preserve=Preserve(SOURCE.latents, REGION))
+    ours = our_latents("2b", repaint(SOURCE, REGION), preserve=Preserve(SOURCE.latents, REGION, BALANCED))
     far = torch.ones(N_FRAMES, dtype=torch.bool)
     far[INSIDE.start - BALANCED.crossfade_frames : INSIDE.stop + BALANCED.crossfade_frames] = False
     assert torch.equal(ours[:, far], SOURCE.latents[:, far])
