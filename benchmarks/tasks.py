@@ -50,12 +50,15 @@ from acestep_pack.acestep_core.models.layers import AttentionShape, Build, alter
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config  # noqa: E402
 from acestep_pack.acestep_core.models.vae import Vae, VaeConfig  # noqa: E402
 from acestep_pack.acestep_core.pipeline.encode import encode  # noqa: E402
+from acestep_pack.acestep_core.pipeline.preserve import (  # noqa: E402
+    BALANCED,
+    Keep,
+    Preserve,
+)
 from acestep_pack.acestep_core.pipeline.region import region  # noqa: E402
 from acestep_pack.acestep_core.pipeline.run import Branch, Run  # noqa: E402
-from acestep_pack.acestep_core.pipeline.preserve import Preserve  # noqa: E402
 from acestep_pack.acestep_core.pipeline.sample import SamplerSettings, sample  # noqa: E402
 from acestep_pack.acestep_core.pipeline.splice import can_splice, splice  # noqa: E402
-from acestep_pack.acestep_core.pipeline.preserve import BALANCED, Keep  # noqa: E402
 from acestep_pack.acestep_core.pipeline.tasks import Source, Task, extend, extract, repaint  # noqa: E402
 from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer  # noqa: E402
 from acestep_pack.acestep_core.types import SongSpec  # noqa: E402

@@ -13,10 +13,10 @@ from comfy.cli_args import args
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core import bundle
+from ..acestep_core.audio.file import FORMATS, checked, encode, excess_db, rate_in
 from ..acestep_core.bundle import clean_prefix
 from ..acestep_core.types import AudioCodes, Take
 from .host import progress
-from .host.audio_file import FORMATS, checked, encode, excess_db, rate_in
 from .host.sockets import ACESTEP_KEY, CATEGORY, CodesSocket, ScoreSocket, SongSocket
 
 

@@ -8,8 +8,15 @@ Source: Comfy-Org/ComfyUI, `comfy/ldm/ace/ace_step15.py` (numbers only).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from ..constants import AUDIO_CHANNELS, SAMPLES_PER_FRAME
+
+SILENCE_FRAMES = 15_000  # 600 s, as long as the official silence_latent.pt
+ENCODED_FRAMES = 32  # well past the encoder's reach of 7 frames
 
 # fmt: off
 ONSET = (  # the first frames, which still know of the beginning
@@ -70,6 +77,16 @@ STEADY = (  # every later frame
 def published_silence(n_frames: int) -> Tensor:
     """Return n_frames of silence [1, n, 64], float32, as the released VAE encodes it."""
     return torch.tensor([*ONSET, *[STEADY] * (n_frames - len(ONSET))])[None, :n_frames]
+
+
+def encoded_silence(encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return SILENCE_FRAMES of zeros as a VAE encodes them: the start of a recording, then one steady frame.
+
+    encode: audio [1, 2, S] to latents [1, 64, T].
+    """
+    zeros = torch.zeros(1, AUDIO_CHANNELS, 2 * ENCODED_FRAMES * SAMPLES_PER_FRAME)
+    head = encode(zeros).mT[:, :ENCODED_FRAMES].float().cpu()
+    return torch.cat((head, head[:, -1:].expand(-1, SILENCE_FRAMES - ENCODED_FRAMES, -1)), dim=1)
 
 
 def fit(latents: Tensor, n_frames: int, filler: Tensor) -> Tensor:

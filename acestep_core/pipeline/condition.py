@@ -81,7 +81,7 @@ def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task = TEXT2MUSIC) -> i
     """
     _check_together(codes, task)
     n_codes = max(map(len, codes.sequences), default=0)
-    if task.n_frames:
+    if task.sources:
         wanted = -(-task.window_frames // FRAMES_PER_CODE)
         if n_codes and abs(n_codes - wanted) > CODES_TOLERANCE:
             raise ValueError(
@@ -89,6 +89,8 @@ def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task = TEXT2MUSIC) -> i
                 'make them as long with "ACE-Step Edit Codes"'
             )
         return task.window_frames
+    if task.n_frames:
+        return task.n_frames
     if not n_codes:
         return frames_for(song.duration_s or DEFAULT_DURATION_S)
     if n_codes > MAX_DURATION_S * CODE_RATE:

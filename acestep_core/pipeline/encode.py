@@ -43,10 +43,9 @@ def encode(
     Raises ValueError for lyrics that are too long, or codes that do not go with the task, before the encoder runs.
     """
     codes = codes or AudioCodes()
+    n_frames = n_frames_of(song, codes, task)
     if not task.n_frames:
-        task = replace(task, n_frames=n_frames_of(song, codes))
-    else:
-        n_frames_of(song, codes, task)  # checks that the codes are as long
+        task = replace(task, n_frames=n_frames)
     lyrics = lyric_ids(reader.tokenizer, song)
     duration_s = task.duration_s if task.sources else song.duration_s or task.n_frames / FRAME_RATE
 

@@ -18,11 +18,10 @@ import comfy.utils
 import torch
 
 from ...acestep_core.checkpoints.read import DiTFile, read_dit
-from ...acestep_core.constants import AUDIO_CHANNELS, SAMPLES_PER_FRAME
 from ...acestep_core.models.acestep import AceStep, AceStepConfig
 from ...acestep_core.models.conditioner import Tokens
 from ...acestep_core.models.layers import Build
-from ...acestep_core.models.silence import published_silence
+from ...acestep_core.models.silence import SILENCE_FRAMES, encoded_silence, published_silence
 from ...acestep_core.pipeline.condition import Encoding
 from ...acestep_core.pipeline.memory import activation_bytes
 from ...acestep_core.pipeline.run import Branch, Run
@@ -30,9 +29,6 @@ from ...acestep_core.pipeline.tasks import TEXT2MUSIC, Source, cover
 from ...acestep_core.types import AudioCodes, plan_of
 from . import folders, memory
 from .sockets import ACESTEP_KEY, ROWS_KEY
-
-SILENCE_FRAMES = 15_000  # 600 s, as long as the official silence_latent.pt
-ENCODED_SILENCE_FRAMES = 32  # well past the encoder's reach of 7 frames
 
 RUN_KEY = "acestep_run"
 
@@ -142,17 +138,10 @@ def _silence(file: DiTFile, vae) -> torch.Tensor:
     if file.silence is not None:
         return file.silence
     if vae is not None:
-        return _encoded_silence(vae)
+        return encoded_silence(lambda audio: vae.encode(audio.movedim(1, -1)))
     if file.is_released_size:
         return published_silence(SILENCE_FRAMES)
     raise ValueError('this model file has no silence latent; connect a VAE to "vae", or load the official folder')
-
-
-def _encoded_silence(vae) -> torch.Tensor:
-    """Return zeros as a VAE encodes them: the start of a recording, then one steady frame on and on."""
-    zeros = torch.zeros(1, 2 * ENCODED_SILENCE_FRAMES * SAMPLES_PER_FRAME, AUDIO_CHANNELS)
-    head = vae.encode(zeros).transpose(1, 2)[:, :ENCODED_SILENCE_FRAMES].float().cpu()
-    return torch.cat((head, head[:, -1:].expand(-1, SILENCE_FRAMES - ENCODED_SILENCE_FRAMES, -1)), dim=1)
 
 
 def require_ours(patcher) -> AceStepModel:

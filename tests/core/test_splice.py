@@ -20,7 +20,7 @@ from acestep_pack.acestep_core.pipeline.splice import (
     splice,
     windows,
 )
-from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, extend, repaint, stitch
+from acestep_pack.acestep_core.pipeline.tasks import TEXT2MUSIC, Source, Task, cover, extend, repaint, stitch
 
 CHANNELS = 64
 HOP = SAMPLES_PER_FRAME
@@ -183,7 +183,7 @@ def test_a_source_is_left_as_it_was() -> None:
 def test_only_a_task_that_keeps_recordings_can_be_spliced() -> None:
     mask = hole(30, (5, 9))
     assert can_splice(repaint(song(30 * HOP), mask))
-    assert not can_splice(None)
+    assert not can_splice(TEXT2MUSIC)
     assert not can_splice(cover(song(30 * HOP)))
     assert not can_splice(repaint(song(30 * HOP), mask, keep("aggressive")))
     assert not can_splice(repaint(Source(torch.zeros(1, 30, CHANNELS)), mask))

@@ -14,14 +14,14 @@ from comfy.cli_args import args
 from comfy_extras.nodes_audio import load as load_as_core_does
 from torch import Tensor
 
+from acestep_pack.acestep_core.audio import file as write_audio
+from acestep_pack.acestep_core.audio.file import FORMATS
 from acestep_pack.acestep_core.bundle import KEY
 from acestep_pack.acestep_core.codes import files as codes_file
 from acestep_pack.acestep_core.scoring.lyrics import TimedLine
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score, Scores
 from acestep_pack.acestep_core.scoring.subtitles import lrc, srt, word_lrc
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
-from acestep_pack.nodes.host import audio_file as write_audio
-from acestep_pack.nodes.host.audio_file import FORMATS
 from acestep_pack.nodes.host.sockets import latent
 from acestep_pack.nodes.save import AceStepSave
 

@@ -98,7 +98,7 @@ def test_apg_with_momentum_over_several_steps_equals_diffusers(scale):
             use_original_formulation=True,
             norm_dim=(1,),
         )
-        assert_close(guide(cond, uncond, z("peer.x", *SHAPE), t), theirs, ONE_PART)
+        assert_close(guide(cond, uncond, z("peer.x", *SHAPE), Evaluation(t, step)), theirs, ONE_PART)
 
 
 def test_apg_is_the_default_of_guidance_and_options():
@@ -111,7 +111,7 @@ def test_apg_corrector_guides_plainly_and_leaves_the_momentum_alone():
     for step, t in enumerate((0.9, 0.5, 0.1)):
         cond, uncond = drifting(step)
         assert torch.equal(once(cond, uncond, x, Evaluation(t, 0)), twice(cond, uncond, x, Evaluation(t, 0)))
-        plain = twice(cond, uncond, x, t, corrector=True)
+        plain = twice(cond, uncond, x, Evaluation(t, step, corrector=True))
         assert_close(plain, 7 * cond - 6 * uncond, ONE_PART)
 
 

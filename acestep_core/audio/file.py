@@ -16,7 +16,7 @@ import av
 import torch
 from torch import Tensor
 
-from ...acestep_core.audio.recording import check_audio
+from .recording import check_audio
 
 # The highest rate of MP3 and the native one of Opus: what they cannot hold is brought here.
 LOSSY_RATE = 48_000
@@ -61,7 +61,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def checked(audio: dict) -> tuple[Tensor, int]:
+def checked(audio: Mapping[str, Any]) -> tuple[Tensor, int]:
     """Return the waveform of core's AUDIO as [B, C, S] float32 on the CPU, and its rate.
 
     Raises ValueError for what no file can hold: more than two channels, NaN, nothing at all.
@@ -95,7 +95,8 @@ def encode(waveform: Tensor, sample_rate: int, kind: Format, metadata: Mapping[s
     try:
         with av.open(file, "w", format=kind.container) as container:
             container.metadata.update(_tags(kind, metadata))
-            stream = container.add_stream(kind.codec, rate=rate_in(kind, sample_rate), layout=layout)
+            # Typed loosely: by its stubs any codec might be one of video or subtitles.
+            stream: Any = container.add_stream(kind.codec, rate=rate_in(kind, sample_rate), layout=layout)
             stream.format = kind.sample_type
             if kind.bit_rate:
                 stream.bit_rate = kind.bit_rate
