@@ -4,7 +4,7 @@ ComfyUI's own frontend builds every graph, measures it and writes both files, so
 and export. A new workflow is an API prompt and an entry in LAYOUTS. Needs a Chromium.
 
     uv run scripts/workflows.py
-    uv run scripts/workflows.py --screenshot    # also docs/workflow_01.png, after a run with tiny models
+    uv run scripts/workflows.py 01_text_to_song
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from client import Client
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 API = WORKFLOWS / "api"
-PICTURED = "01_text_to_song"
-SCREENSHOT = ROOT / "docs" / "workflow_01.png"
 BASE = ROOT / ".cache" / "workflows"
 
 Json = dict[str, Any]
@@ -100,13 +98,7 @@ CANVAS_IS_READY = (
     "!!(window.app?.extensionManager?.workflow?.activeWorkflow && window.LiteGraph.registered_node_types.AceStepSample)"
 )
 READY_LIMIT_MS = 60_000
-RUN_LIMIT_MS = 300_000
-SETTLE_MS = 8_000  # also for the message that the run is over, which goes by itself
-SONG_IS_PLAYABLE = """() => window.app.rootGraph.findNodesByType("AceStepSave")
-    .every(({widgets}) => widgets.find(({name}) => name === "audioUI").element.duration > 0)"""
 WINDOW = {"width": 1800, "height": 1010}
-# What of the window the frontend's own bars leave to the graph, in pixels.
-FRAME = {"left": 76, "top": 104, "right": 1786, "bottom": 946}
 # Nothing in front of the graph: no first-start tutorial, overview map, frame rate or badges.
 SETTINGS = {
     "Comfy.VueNodes.Enabled": False,
@@ -364,7 +356,18 @@ def _from_music(start: Note, task: str, *regions: str, recordings: int = 1) -> t
 
 
 LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
-    "01_text_to_song": (LOAD_TURBO, SONG, GENERATE, LISTEN),
+    "01_text_to_song": (
+        LOAD_TURBO,
+        SONG,
+        # One stage, so that the first workflow people open fills their screen.
+        Stage(
+            "Generate and listen",
+            (
+                Column(280, ("AceStepEncode", "AceStepDecode", YOUR_FILE)),
+                Column(320, ("AceStepSample", "AceStepSave")),
+            ),
+        ),
+    ),
     "01_text_to_song_base": (
         LOAD_BASE,
         SONG,
@@ -507,16 +510,6 @@ ARRANGE = """({id, nodes, notes, groups}) => {
         graph.add(group)
     }
 }"""
-# The frontend's own command leaves wide margins.
-FIT = """({left, top, right, bottom}) => {
-    const boxes = window.app.rootGraph.groups.map(({pos, size}) => [...pos, pos[0] + size[0], pos[1] + size[1]])
-    const [x1, y1] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])))
-    const [x2, y2] = [2, 3].map((i) => Math.max(...boxes.map((box) => box[i])))
-    const view = window.app.canvas.ds
-    view.scale = Math.min((right - left) / (x2 - x1), (bottom - top) / (y2 - y1))
-    view.offset = [(left + right) / 2 / view.scale - (x1 + x2) / 2, top / view.scale - y1]
-    window.app.canvas.setDirty(true, true)
-}"""
 
 
 @dataclass(frozen=True)
@@ -608,22 +601,13 @@ def export(page: Page) -> tuple[Json, Json]:
     return exported["workflow"], exported["output"]
 
 
-def screenshot(page: Page, name: str, file: Path) -> None:
-    """Run a workflow and save a picture of all of it, with its player and what the nodes have to say."""
-    open_workflow(page, read(WORKFLOWS / f"{name}.json"), name)
-    page.evaluate("window.app.queuePrompt(0)")
-    page.wait_for_function(SONG_IS_PLAYABLE, timeout=RUN_LIMIT_MS)
-    page.evaluate(FIT, FRAME)
-    page.wait_for_timeout(SETTLE_MS)
-    file.parent.mkdir(exist_ok=True)
-    page.screenshot(path=file)
-
-
 @contextmanager
-def canvas(server: comfyui.Server) -> Iterator[Page]:
+def canvas(
+    server: comfyui.Server, settings: Mapping[str, bool | str] = SETTINGS, window: Mapping[str, int] = WINDOW
+) -> Iterator[Page]:
     """Open the frontend in a headless Chromium for the length of a `with`."""
     client = Client(server.url)
-    for setting, value in SETTINGS.items():
+    for setting, value in settings.items():
         client.set_setting(setting, value)
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
     if executable is None:
@@ -631,7 +615,7 @@ def canvas(server: comfyui.Server) -> Iterator[Page]:
     with sync_playwright() as playwright:
         # Containers have no user namespaces for Chromium's sandbox; all it visits is our own server.
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        page = browser.new_page(viewport=WINDOW)
+        page = browser.new_page(viewport=window)
         page.goto(server.url)
         page.wait_for_function(CANVAS_IS_READY, timeout=READY_LIMIT_MS)
         yield page
@@ -651,20 +635,18 @@ def write(file: Path, value: Json) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--screenshot", action="store_true", help=f"also run {PICTURED} and take its picture")
-    arguments = parser.parse_args()
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to draw, such as {min(LAYOUTS)}; default all")
+    names = parser.parse_args().names or list(LAYOUTS)
+    if unknown := set(names) - set(LAYOUTS):
+        parser.error(f"no layout for {', '.join(sorted(unknown))}")
     comfyui.install_pack(BASE)
     tiny_models.write_comfyui_folders(BASE / "models")
     recordings.write_recordings(BASE / "input")
-    with comfyui.start(BASE) as server:
-        with canvas(server) as page:
-            for name in LAYOUTS:
-                workflow, prompt = draw(page, name)
-                write(WORKFLOWS / f"{name}.json", workflow)
-                write(API / f"{name}.json", prompt)
-        if arguments.screenshot:
-            with canvas(server) as page:
-                screenshot(page, PICTURED, SCREENSHOT)
+    with comfyui.start(BASE) as server, canvas(server) as page:
+        for name in names:
+            workflow, prompt = draw(page, name)
+            write(WORKFLOWS / f"{name}.json", workflow)
+            write(API / f"{name}.json", prompt)
 
 
 def _box(x: float, y: float, width: float, height: float) -> Json:

@@ -258,7 +258,7 @@ def _fused(folder: Path, base: Weights) -> Made:
 
 _SQRT = ALPHA / math.sqrt(RANK)
 _LINEAR_DIM = {"lokr_config": json.dumps({"linear_dim": RANK})}
-# What the file is, the format it must be taken for, and its writer: the rows of the README's table.
+# What the file is, the format it must be taken for, and its writer: the rows of the table in docs/lora.md.
 FORMATS: dict[str, tuple[str, Callable[[Path, Weights], Made]]] = {
     "PEFT folder": ("PEFT LoRA", _lora(_peft(), ADAPTER, config={})),
     "PEFT folder, .bin": ("PEFT LoRA", _lora(_peft(), "bin/adapter_model.bin", config={})),

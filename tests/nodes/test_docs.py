@@ -1,10 +1,17 @@
-"""Every node has a help page, which ComfyUI finds by the node's id, and the page keeps up with the node."""
+"""What is written about the pack keeps up with it: a help page for each node, the README, and the pages in docs/.
 
+ComfyUI finds a help page by the node's id.
+"""
+
+import re
 from pathlib import Path
 
 import pytest
 
 from acestep_pack.nodes import NODES
+
+README_WORDS = 1_400  # a front door; what needs more room has a page in docs/
+LINK = re.compile(r"\]\(([^)#]+)")
 
 SCHEMAS = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in NODES}
 
@@ -29,3 +36,24 @@ def test_a_page_names_every_input(docs: Path, node_id: str) -> None:
 
 def test_every_page_belongs_to_a_node(docs: Path) -> None:
     assert {page.stem for page in docs.glob("*.md")} == set(SCHEMAS)
+
+
+def test_the_table_of_nodes_has_every_node_once(pack_root: Path) -> None:
+    page = (pack_root / "docs" / "nodes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(.+?)\]\(\.\./web/docs/(\w+)\.md\)", page, re.MULTILINE)
+    assert sorted(rows) == sorted((schema.display_name, node_id) for node_id, schema in SCHEMAS.items())
+
+
+def test_the_readme_is_short(pack_root: Path) -> None:
+    assert len((pack_root / "README.md").read_text(encoding="utf-8").split()) < README_WORDS
+
+
+def test_the_readme_names_every_workflow_and_no_other(pack_root: Path) -> None:
+    named = re.findall(r"`(\d\d_\w+)`", (pack_root / "README.md").read_text(encoding="utf-8"))
+    assert set(named) == {file.stem for file in (pack_root / "workflows").glob("*.json")}
+
+
+def test_no_link_between_the_pages_is_dead(pack_root: Path) -> None:
+    for page in (pack_root / "README.md", *(pack_root / "docs").glob("*.md")):
+        links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
