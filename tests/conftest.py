@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,22 +9,11 @@ import pytest
 
 from client import Client
 from comfyui import Server, install_pack, start
+from pack import PACK_ROOT, load_pack
 from recordings import write_recordings
 
-PACK_ROOT = Path(__file__).resolve().parent.parent
-
-
-def _load_pack(name: str) -> None:
-    """Import the repository's root as the package `name`, the way ComfyUI imports a custom node folder."""
-    spec = importlib.util.spec_from_file_location(
-        name, PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
-    )
-    sys.modules[name] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
-
-
 # At import, so that test modules can say `from acestep_pack.acestep_core import ...` at their top.
-_load_pack("acestep_pack")
+load_pack()
 
 
 @pytest.fixture(scope="session")
