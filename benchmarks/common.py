@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import importlib.util
 import os
 import platform
 import sys
@@ -21,27 +20,16 @@ import psutil
 import torch
 
 PACK_ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(PACK_ROOT / "scripts"))
+
+from pack import load_pack  # noqa: E402, F401  for the benchmarks, which cannot see scripts/ before this
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLING_S = 0.001
 
 
-def load_pack(name: str = "acestep_pack") -> None:
-    """Make the repository's root importable as the package `name`.
-
-    Never put the root itself on sys.path: its `nodes` would hide ComfyUI's module of that name.
-    """
-    spec = importlib.util.spec_from_file_location(
-        name, PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
-
-
 def load_comfyui(device: str) -> None:
     """Make ComfyUI's modules importable, set up for this device."""
-    sys.path.append(str(PACK_ROOT / "scripts"))
     import comfyui
 
     comfyui.make_importable(cpu=device == "cpu")

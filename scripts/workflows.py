@@ -10,7 +10,6 @@ and export. A new workflow is an API prompt and an entry in LAYOUTS. Needs a Chr
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import shutil
 import uuid
@@ -27,6 +26,7 @@ import comfyui
 import recordings
 import tiny_models
 from client import Client
+from pack import load_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -35,8 +35,7 @@ BASE = ROOT / ".cache" / "workflows"
 
 Json = dict[str, Any]
 
-# The pack is importable under this name once tiny_models is.
-catalogue = importlib.import_module("acestep_pack.acestep_core.checkpoints.catalogue")
+catalogue = load_pack("acestep_core.checkpoints.catalogue")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Registry ids, from which ComfyUI's manager knows what to install when a node is missing.

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from client import Client
-from comfyui import Server, install_pack, start
+from comfyui import HOST, Server, install_pack, start
+from hub import hub_stand_in
+from pack import PACK_ROOT, load_pack
 from recordings import write_recordings
 
-PACK_ROOT = Path(__file__).resolve().parent.parent
-
-
-def _load_pack(name: str) -> None:
-    """Import the repository's root as the package `name`, the way ComfyUI imports a custom node folder."""
-    spec = importlib.util.spec_from_file_location(
-        name, PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
-    )
-    sys.modules[name] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
-
-
 # At import, so that test modules can say `from acestep_pack.acestep_core import ...` at their top.
-_load_pack("acestep_pack")
+load_pack()
+
+# Models of tests are tiny: more threads would only wait for each other, and for those of other workers. Servers and
+# scripts that tests start inherit it; each counts as one of the workers of `pytest -n`.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of live servers first, side by side.
+
+    The workers of `pytest -n` begin with equal stretches of the list and take from each other's ends. So few of them
+    start a ComfyUI, and none starts it last, while the others have nothing left to do.
+    """
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("browser", "server")))
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,14 @@ def pack_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def hub_port() -> int:
+    """The port of the server's Hugging Face Hub, where nothing answers until a test opens a stand-in on it."""
+    with hub_stand_in() as hub:
+        return hub.server_address[1]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, hub_port: int) -> Iterator[Server]:
     """A ComfyUI with this pack, the tiny models and some music, shared by all tests: leave it as you found it."""
     from tiny_models import write_comfyui_folders  # needs torch, which other tests may not
 
@@ -44,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     install_pack(base_dir)
     write_comfyui_folders(base_dir / "models")
     write_recordings(base_dir / "input")
-    with start(base_dir) as running:
+    with start(base_dir, env={"HF_ENDPOINT": f"http://{HOST}:{hub_port}"}) as running:
         yield running
 
 

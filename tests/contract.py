@@ -85,12 +85,10 @@ def _input(name: str, kind: Any, options: dict | None = None, *, required: bool)
 def main() -> None:
     sys.path.append(str(SCRIPTS))
     import comfyui
+    from pack import load_pack
 
     comfyui.make_importable(cpu=True)
-    import conftest  # noqa: F401  makes the repository the package acestep_pack
-    from acestep_pack.nodes import NODES
-
-    contract = snapshot(NODES)
+    contract = snapshot(load_pack("nodes").NODES)
     broken = breaks(stored(), contract) if SNAPSHOT.is_file() else []
     SNAPSHOT.write_text(json.dumps(contract, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {SNAPSHOT.name}: {len(contract)} nodes", *broken, sep="\n")

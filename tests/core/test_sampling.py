@@ -1,6 +1,7 @@
 """Laws of the sampling loop, on velocities whose answer is known."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -118,6 +119,37 @@ def test_the_limit_holds_item_by_item() -> None:
     limited = limit_norm(v, NOISE, 2.0)
     assert limited[0].norm() == pytest.approx(2 * NOISE[0].norm().item(), rel=1e-5)
     assert torch.equal(limited[1], v[1])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 8])
+@pytest.mark.parametrize("n_frames", [1, 21])
+def test_the_velocity_is_limited_and_then_mixed_with_that_of_the_step_before(
+    solver: str, n_steps: int, n_frames: int
+) -> None:
+    noise, other = NOISE[:, :n_frames], OTHER[:, :n_frames]
+    draw, drawn = fresh(), fresh()
+
+    def fast(x: Tensor, at: Evaluation) -> Tensor:
+        return 3 * torch.tanh(x) * (1 + at.t) + other
+
+    x, last = noise, None
+    for step, (t, t_next) in enumerate(pairwise(schedule(n_steps, 3.0))):
+        v = fast(x, Evaluation(t, step))
+        ratio = x.norm(dim=(1, 2), keepdim=True) / v.norm(dim=(1, 2), keepdim=True)
+        assert (0.5 * ratio < 1).all(), "the limit must act for the test to tell anything"
+        v = 0.5 * ratio * v
+        v = v if last is None else 0.7 * v + 0.3 * last
+        last = v
+        if solver == "sde":
+            x = t_next * draw()[:, :n_frames] + (1 - t_next) * (x - t * v)
+        elif solver == "heun" and t_next > 0:  # whose second look is not limited
+            x = x - (t - t_next) * (v + fast(x - (t - t_next) * v, Evaluation(t_next, step))) / 2
+        else:
+            x = x - (t - t_next) * v
+    settings = SamplerSettings(solver, norm_limit=0.5, ema=0.3)
+    found = sample(fast, noise, schedule(n_steps, 3.0), settings, fresh_noise=lambda: drawn()[:, :n_frames])
+    torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

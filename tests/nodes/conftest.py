@@ -8,7 +8,6 @@ import torch
 import comfyui
 
 comfyui.make_importable(cpu=True)
-torch.set_num_threads(1)  # the models are tiny: more threads would only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -161,10 +161,35 @@ def test_an_input_that_is_on_changes_something(model, name: str) -> None:
     assert_different(make(model, options(**on), latent_in=song), make(model, options(**off), latent_in=song))
 
 
+# Where each number of the node ends up.
+NUMBERS = {
+    "guidance_start": lambda made: made.guidance_interval[0],
+    "guidance_end": lambda made: made.guidance_interval[1],
+    "dcw_scale": lambda made: made.settings.dcw.scale,
+    "dcw_high_scale": lambda made: made.settings.dcw.high_scale,
+    "velocity_limit": lambda made: made.settings.norm_limit,
+    "velocity_ema": lambda made: made.settings.ema,
+    "retake_variance": lambda made: made.retake.variance,
+    "retake_seed": lambda made: made.retake.seed,
+    "latent_shift": lambda made: made.settings.latent_shift,
+    "latent_rescale": lambda made: made.settings.latent_rescale,
+    "morph_start": lambda made: made.morph.start,
+    "morph_end": lambda made: made.morph.end,
+    "morph_samples": lambda made: made.morph.n_draws,
+}
+
+
+def test_every_number_of_the_node_is_known_here() -> None:
+    assert set(NUMBERS) == {name for name, given in INPUTS.items() if given.io_type in ("FLOAT", "INT")}
+
+
 @pytest.mark.parametrize("edge", ["min", "max"])
-@pytest.mark.parametrize("name", [name for name, given in INPUTS.items() if given.io_type in ("FLOAT", "INT")])
-def test_the_ends_of_a_range_are_accepted(name: str, edge: str) -> None:
-    options(**MORPH_FROM, **{name: getattr(INPUTS[name], edge)})
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_ends_of_a_range_arrive_as_they_are(name: str, edge: str) -> None:
+    value = getattr(INPUTS[name], edge)
+    made = options(**MORPH_FROM, **{name: value})
+    assert NUMBERS[name](made) == value
+    assert all(NUMBERS[other](made) == INPUTS[other].default for other in NUMBERS if other != name)
 
 
 # Retake.

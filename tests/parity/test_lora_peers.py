@@ -23,11 +23,6 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 SAME = 1e-5  # of what the DiT puts out, which is around 1
 
 
-@pytest.fixture(autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(1)
-
-
 def fresh() -> AceStep:
     """Return a network of its own: peers change the modules of theirs."""
     network = AceStep(golden_models.config("2b")).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from acestep_pack.acestep_core.checkpoints import catalogue, download
 from api_prompts import Prompt, add, assert_fails, cancel_at, failure, node, sketch, text_to_song
 from client import Client, PromptRejected, Run
-from comfyui import HOST, Server, install_pack, start
+from comfyui import Server
 from hub import HubStandIn, hub_stand_in
 from tiny_models import acestep, files, layers
 
@@ -233,83 +233,76 @@ def test_a_cancel_in_mid_step_ends_the_run_and_leaves_no_file(server: Server, cl
 
 # Downloads.
 
-VAE = next(checkpoint for checkpoint in catalogue.CHECKPOINTS if checkpoint.name == "ace_1.5_vae.safetensors")
+PLANNER = next(checkpoint for checkpoint in catalogue.CHECKPOINTS if checkpoint.name == "qwen_4b_ace15.safetensors")
 WEIGHTS = bytes(3 * download.CHUNK_BYTES)
-
-
-@pytest.fixture(scope="module")
-def hub_port() -> int:
-    """A port where nothing answers until a test opens a hub on it."""
-    with hub_stand_in() as server:
-        return server.server_address[1]
-
-
-@pytest.fixture(scope="module")
-def downloader(tmp_path_factory: pytest.TempPathFactory, hub_port: int) -> Iterator[Server]:
-    """A ComfyUI without models whose Hugging Face Hub is at hub_port."""
-    base_dir = tmp_path_factory.mktemp("downloader")
-    install_pack(base_dir)
-    with start(base_dir, env={"HF_ENDPOINT": f"http://{HOST}:{hub_port}"}) as running:
-        yield running
 
 
 @pytest.fixture
 def hub(hub_port: int) -> Iterator[HubStandIn]:
     with hub_stand_in(hub_port) as server:
-        server.repos = {VAE.repo_id: {VAE.files[0]: WEIGHTS}}
+        server.repos = {PLANNER.repo_id: {PLANNER.files[0]: WEIGHTS}}
         yield server
 
 
 @pytest.fixture
-def vae_folder(downloader: Server) -> Path:
-    return downloader.base_dir / "models" / "vae"
+def folder(server: Server) -> Path:
+    return server.base_dir / "models" / "text_encoders"
 
 
-def fetch(server: Server) -> tuple[Run, Prompt]:
+@pytest.fixture
+def arrived(folder: Path) -> Iterator[Callable[[], dict[str, bytes]]]:
+    """Return the files that are in the folder since the test began; they are gone when it is over."""
+    before = set(folder.rglob("*"))
+
+    def look() -> dict[str, bytes]:
+        new = (path for path in folder.rglob("*") if path not in before and path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in new}
+
+    yield look
+    for name in look():
+        (folder / name).unlink()
+
+
+def fetch(client: Client) -> tuple[Run, Prompt]:
     prompt: Prompt = {}
-    add(prompt, "AceStepDownload", what=VAE.name)
-    return Client(server.url).run(prompt), prompt
+    add(prompt, "AceStepDownload", what=PLANNER.name)
+    return client.run(prompt), prompt
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_offline_is_one_sentence_with_the_address_and_leaves_nothing(downloader: Server, vae_folder: Path) -> None:
-    at, sentence = failure(*fetch(downloader))
+def test_offline_is_one_sentence_with_the_address_and_leaves_nothing(
+    client: Client, folder: Path, arrived: Callable[[], dict[str, bytes]]
+) -> None:
+    at, sentence = failure(*fetch(client))
     assert at == "AceStepDownload"
-    for words in (f"{VAE.name} could not be downloaded", "online", VAE.repo_id, str(vae_folder)):
+    for words in (f"{PLANNER.name} could not be downloaded", "online", PLANNER.repo_id, str(folder)):
         assert words in sentence
-    assert contents(vae_folder) == {}
+    assert arrived() == {}
 
 
 def test_a_write_that_fails_is_one_sentence_and_the_next_run_goes_on(
-    downloader: Server, hub: HubStandIn, vae_folder: Path
+    client: Client, hub: HubStandIn, folder: Path, arrived: Callable[[], dict[str, bytes]]
 ) -> None:
-    vae_folder.mkdir(parents=True, exist_ok=True)
-    in_the_way = vae_folder / VAE.name
+    in_the_way = folder / PLANNER.name
     in_the_way.mkdir()  # so that the finished file cannot take its name
-    at, sentence = failure(*fetch(downloader))
+    at, sentence = failure(*fetch(client))
     assert at == "AceStepDownload"
-    assert f"{VAE.name} cannot be written to {vae_folder}" in sentence
-    assert all(name.startswith(download.STAGING) for name in contents(vae_folder))
+    assert f"{PLANNER.name} cannot be written to {folder}" in sentence
+    assert all(name.startswith(download.STAGING) for name in arrived())
 
     in_the_way.rmdir()
-    run, _ = fetch(downloader)
+    run, _ = fetch(client)
     assert run.ok
-    assert contents(vae_folder) == {VAE.name: WEIGHTS}
+    assert arrived() == {PLANNER.name: WEIGHTS}
     assert len(hub.fetches()) == 1, "what was there has been fetched again"
-    in_the_way.unlink()
 
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(
-    downloader: Server, hub: HubStandIn, vae_folder: Path
+    client: Client, hub: HubStandIn, folder: Path, arrived: Callable[[], dict[str, bytes]]
 ) -> None:
     hub.break_after = [download.CHUNK_BYTES + 5]
-    run, prompt = fetch(downloader)
+    run, prompt = fetch(client)
     assert run.ok
     (report,) = run.outputs[node(prompt, "AceStepDownload")]["text"]
-    assert report == f"{VAE.name}  786 kB  downloaded: {vae_folder}"
+    assert report == f"{PLANNER.name}  786 kB  downloaded: {folder}"
     assert "Range" in hub.fetches()[-1]
-    assert contents(vae_folder) == {VAE.name: WEIGHTS}
-    (vae_folder / VAE.name).unlink()
+    assert arrived() == {PLANNER.name: WEIGHTS}
