@@ -116,7 +116,7 @@ class Studio:
         cancel: Callable[[], bool] | None = None,
     ) -> None:
         self._models = Models(parts, device, dtype, variant)
-        self._on_progress, self._cancel = on_progress, cancel
+        self.on_progress, self.cancel = on_progress, cancel
 
     def plan(
         self,
@@ -300,10 +300,10 @@ class Studio:
             return encoded.mT.float().cpu()
 
     def _step(self, stage: str, done: int, total: int) -> None:
-        if self._cancel is not None and self._cancel():
+        if self.on_progress is not None:
+            self.on_progress(stage, done, total)
+        if self.cancel is not None and self.cancel():
             raise Cancelled(f"cancelled while at {stage}")
-        if self._on_progress is not None:
-            self._on_progress(stage, done, total)
 
 
 @dataclass(frozen=True, eq=False)

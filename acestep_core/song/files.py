@@ -16,6 +16,7 @@ OTHER_NAMES = {
     "vocal_language": "language",
     "duration": "duration_s",
 }
+UNKNOWN = (None, "", 0, "auto", "N/A")  # what song files write where they leave a field open
 
 
 def read_song(path: Path) -> SongSpec:
@@ -37,21 +38,22 @@ def song_of(fields: Mapping[str, Any]) -> SongSpec:
 
     Lyrics may be a list of lines. Raises ValueError for a value out of range.
     """
-    values = {OTHER_NAMES.get(name, name): value for name, value in fields.items()}
-    lyrics = values.get("lyrics") or ""
+    known = {name: value for name, value in fields.items() if value not in UNKNOWN}
+    values = {OTHER_NAMES.get(name, name): value for name, value in known.items()}
+    lyrics = values.get("lyrics", "")
     return SongSpec(
-        caption=str(values.get("caption") or ""),
+        caption=str(values.get("caption", "")),
         lyrics="\n".join(map(str, lyrics)) if isinstance(lyrics, list) else str(lyrics),
-        language=values.get("language") or None,
+        language=values.get("language"),
         bpm=_number("bpm", values.get("bpm"), int),
-        key=values.get("key") or None,
-        time_signature=str(values["time_signature"]) if values.get("time_signature") else None,
+        key=values.get("key"),
+        time_signature=str(values["time_signature"]) if "time_signature" in values else None,
         duration_s=_number("duration", values.get("duration_s"), float),
     )
 
 
 def _number(name: str, value: Any, kind: type) -> Any:
-    if value in (None, "", 0, "auto", "N/A"):
+    if value is None:
         return None
     try:
         return kind(value)

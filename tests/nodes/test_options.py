@@ -187,7 +187,7 @@ def test_every_number_of_the_node_is_known_here() -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_ends_of_a_range_arrive_as_they_are(name: str, edge: str) -> None:
     value = getattr(INPUTS[name], edge)
-    made = options(**MORPH_FROM, **{name: value})
+    made = options(**MORPH_FROM, **{name: value}).options
     assert NUMBERS[name](made) == value
     assert all(NUMBERS[other](made) == INPUTS[other].default for other in NUMBERS if other != name)
 
