@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import convert_lora
 import golden_models
 import lora_files
 from acestep_pack.acestep_core.lora.change import merged
@@ -87,16 +88,16 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         save_portable(read_adapter(made.path), made.path)
 
 
-def test_the_script_converts_and_refuses(tmp_path: Path, pack_root: Path) -> None:
+def test_the_script_converts(tmp_path: Path, pack_root: Path) -> None:
     made = write(tmp_path, "LyCORIS LoRA", BASE)
-
-    def convert(source: Path) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(pack_root / "scripts/convert_lora.py"), str(source), str(tmp_path / "out")]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    done = convert(made.path)
-    assert done.stdout == f"{tmp_path / 'out'}: 22 changes from LyCORIS LoRA\n"
+    command = [sys.executable, str(pack_root / "scripts/convert_lora.py"), str(made.path), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (f"{tmp_path / 'out'}: 22 changes from LyCORIS LoRA\n", 0), done.stderr
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == lora_files.RANK
-    refused = convert(tmp_path / "gone.safetensors")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("gone.safetensors is not in ")
+
+
+def test_the_script_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["convert_lora.py", str(tmp_path / "gone.safetensors"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"^gone\.safetensors is not in "):
+        convert_lora.main()
+    assert list(tmp_path.iterdir()) == []

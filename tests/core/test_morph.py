@@ -188,7 +188,7 @@ def slow_morph(
     interval: tuple[float, float],
     draw: Callable[[], Tensor],
 ) -> Tensor:
-    """Return the morph as the specification tells it: one formula a line, one state a name, nothing shared."""
+    """Return the morph as the official code defines it: one formula a line, one state a name, nothing shared."""
     n = len(levels) - 1
     averages = {"src": torch.zeros_like(SONG), "tar": torch.zeros_like(SONG)}
     last: dict[str, Tensor | None] = {"src": None, "tar": None}
@@ -255,7 +255,7 @@ def slow_morph(
 @pytest.mark.parametrize(("limit", "ema"), [(0.0, 0.0), (0.6, 0.25)])
 @pytest.mark.parametrize(("scale", "interval"), [(1.0, (0.0, 1.0)), (7.0, (0.0, 1.0)), (4.0, (0.5, 0.93))])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_a_morph_is_what_the_specification_says(
+def test_a_morph_is_what_the_official_formulas_say(
     window: tuple[float, float], scale: float, interval: tuple[float, float], limit: float, ema: float, n_avg: int
 ) -> None:
     velocity = guided(MorphGuide(Guidance("apg", scale, interval)), scale, interval)

@@ -91,8 +91,11 @@ def test_a_song_is_planned_and_sung_at_the_length_asked(server: Server, client: 
 
 
 def test_an_idea_becomes_a_song_of_the_length_the_planner_chose(server: Server, client: Client) -> None:
-    # The words of a random planner never end, and are more than the text encoder reads.
-    prompt = shipped("03_idea_to_song", AceStepIdea={"instrumental": True}, AceStepSample={"steps": 1})
+    # The words of a random planner never end, and are more than the text encoder reads; drawn ones cost twice as much.
+    said = {"instrumental": True, "temperature": 0.0}
+    prompt = shipped(
+        "03_idea_to_song", AceStepIdea=said, AceStepPlan={"think_caption": False}, AceStepSample={"steps": 1}
+    )
     info = add(prompt, "AceStepSongInfo", song=link(prompt, "AceStepIdea"))
     language, duration = (add(prompt, "PreviewAny", source=[info, slot]) for slot in (5, 6))
     run = client.run(prompt)
@@ -102,7 +105,7 @@ def test_an_idea_becomes_a_song_of_the_length_the_planner_chose(server: Server, 
 
 
 def test_codes_are_described_in_caption_and_lyrics(client: Client) -> None:
-    prompt = shipped("04_understand_audio")
+    prompt = shipped("04_understand_audio", AceStepUnderstand={"temperature": 0.0})
     run = client.run(prompt)
     texts = {prompt[key]["_meta"]["title"]: run.outputs[key]["text"][0] for key in run.outputs}
     heard = shown(prompt, run, "AceStepUnderstand")
