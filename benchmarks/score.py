@@ -1,12 +1,13 @@
-"""What scoring costs: a take's lyrics against one denoising step, the warp against a loop, a plan against forwards.
+"""What scoring costs: a take's lyrics against a denoising step, DTW against a loop, a plan against forward passes.
 
     uv run benchmarks/score.py
     uv run benchmarks/score.py --device cuda --dtype bf16 --size 2b xl --planner 0.6b
 
-Lyrics: one pass of the DiT, both warps, numbers and timed lines, beside a step of the same take. The mid-size
-model has a head table of its own, as deep in its layers as 2B's. Warp: the loop does what ours does, cell by
-cell, on some of the tokens, and is scaled to all. Plan: caption, lyrics and five fields, against a forward for
-each answer as the official code has it, all logits of the vocabulary included, and against those forwards alone.
+Lyrics: one pass of the DiT, both alignments, metrics and timed lines, against one sampling step of the same take. The
+mid-size model has its own table of heads, at the same relative depth as 2B's. DTW (dynamic time warping): the loop
+computes the same cell by cell for some of the tokens, and its time is scaled to all. Plan: caption, lyrics and five
+fields, against one forward pass per answer with logits over the whole vocabulary, as in the official code, and
+against those forward passes without logits.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from acestep_pack.acestep_core.models.conditioner import Tokens  # noqa: E402
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build  # noqa: E402
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config  # noqa: E402
 from acestep_pack.acestep_core.planner.likelihood import likelihoods  # noqa: E402
-from acestep_pack.acestep_core.scoring.alignment import warp  # noqa: E402
+from acestep_pack.acestep_core.scoring.alignment import dtw_path  # noqa: E402
 from acestep_pack.acestep_core.scoring.attention import LyricHeads, lyric_attention, lyric_heads, noise_level  # noqa: E402
 from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics  # noqa: E402
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics  # noqa: E402
@@ -37,9 +38,9 @@ N_LYRIC, N_OTHER = 250, 50  # condition tokens: of the lyrics, and of timbre and
 N_TOKENS = 217_204
 LONGEST_S, MOST_TOKENS = 600, 2_048
 LINE = (*[" la"] * 7, "\n")
-# Tokens of what a plan is asked: with the codes all of them, without them the first two.
+# Tokens of the answers a plan is scored by: all of them with the codes, the first two without codes as well.
 PLAN = {"caption": 60, "lyrics": N_LYRIC, "bpm": 12, "duration": 12, "keyscale": 12, "language": 12, "time": 12}
-N_TOLD = 2
+N_ALONE = 2
 N_QUESTION = 40  # tokens of the prompt around the codes
 # Seven heads in three of eight layers; 2B has seven in 24 layers, the last of them the seventh.
 MID_HEADS = LyricHeads(((0, 1), (1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3)))
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--planner", choices=PLANNERS, default="mid")
     parser.add_argument("--seconds", type=int, nargs="+", default=[240], help="length of the takes")
     parser.add_argument("--plan-seconds", type=int, default=120, help="length of the plan")
-    parser.add_argument("--loop-tokens", type=int, default=32, help="how many tokens the loop warps")
+    parser.add_argument("--loop-tokens", type=int, default=32, help="how many tokens the loop aligns")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -64,12 +65,12 @@ def main() -> None:
     print(f"{hardware(options.device)}; {options.dtype}; best of {options.rounds}, in turns")
     for size in options.size:
         print(f"\n### {size}: lyrics of a take\n\n{takes(size, options, dtype)}")
-    print(f"\n### warp, {LONGEST_S} s and {MOST_TOKENS} tokens\n\n{warps(options)}")
+    print(f"\n### dynamic time warping, {LONGEST_S} s and {MOST_TOKENS} tokens\n\n{alignments(options)}")
     print(f"\n### {options.planner}: a plan of {options.plan_seconds} s, once\n\n{plans(options, dtype)}")
 
 
 def takes(size: str, options: argparse.Namespace, dtype: torch.dtype) -> str:
-    """Return the table of what scoring a take costs beside a step of it."""
+    """Return the table of what scoring a take costs against one sampling step of it."""
     config = SIZES[size]
     heads = MID_HEADS if size == "mid" else lyric_heads(config)
     model = AceStep(config, Build(dtype=dtype, device=options.device)).eval()
@@ -81,18 +82,18 @@ def takes(size: str, options: argparse.Namespace, dtype: torch.dtype) -> str:
         cross = model.decoder.cross_kv(tokens.states)
         modulation = model.decoder.modulation(torch.tensor([0.5], device=options.device), dtype)
 
-        def look(t=tokens, c=context, x=latents):
+        def attend(t=tokens, c=context, x=latents):
             return lyric_attention(model, t, c, x, range(N_LYRIC), noise_level(8), heads)
 
-        seen = look()[0]
+        attention = attend()[0]
         calls = {
             "step": lambda c=context, x=latents, m=modulation, kv=cross: model.decoder(x, c, m, kv),
-            "attention": look,
-            "alignment": lambda s=seen, d=duration_s: score_lyrics(s, lyrics, d),
+            "attention": attend,
+            "alignment": lambda a=attention, d=duration_s: score_lyrics(a, lyrics, d),
         }
         best = compare(calls, options.rounds)
         scoring = best["attention"] + best["alignment"]
-        memory = peak_memory(lambda look=look, d=duration_s: score_lyrics(look()[0], lyrics, d), options.device)
+        memory = peak_memory(lambda attend=attend, d=duration_s: score_lyrics(attend()[0], lyrics, d), options.device)
         ms = [f"{1000 * seconds:.0f}" for seconds in (*best.values(), scoring)]
         rows.append([f"{duration_s} s", *ms, f"{scoring / best['step']:.2f}", f"{memory / MB:.0f}"])
     return markdown_table(
@@ -100,25 +101,25 @@ def takes(size: str, options: argparse.Namespace, dtype: torch.dtype) -> str:
     )
 
 
-def warps(options: argparse.Namespace) -> str:
-    """Return the table of the warp's seconds and the loop's, scaled to as many cells."""
+def alignments(options: argparse.Namespace) -> str:
+    """Return the table of seconds of dtw_path and of the loop, scaled to the same number of cells."""
     n_frames = LONGEST_S * FRAME_RATE // 2
     gain = torch.rand(MOST_TOKENS, n_frames, generator=torch.Generator().manual_seed(0))
     few = gain[: options.loop_tokens]
     total = looped(few.numpy())
-    path = warp(few)
+    path = dtw_path(few)
     if not np.isclose(float(few[path.tokens, path.frames].sum()), total, rtol=1e-4):
         raise AssertionError("the loop found another path")
-    ours = best_of(lambda: warp(gain), options.rounds)
+    ours = best_of(lambda: dtw_path(gain), options.rounds)
     loop = best_of(lambda: looped(few.numpy()), 1) * MOST_TOKENS / options.loop_tokens
-    memory = peak_memory(lambda: warp(gain)) / MB
+    memory = peak_memory(lambda: dtw_path(gain)) / MB
     return markdown_table(
         ["ours s", "loop s", "vs loop", "ours peak MB"], [[ours, loop, f"{loop / ours:.0f}x", memory]]
     )
 
 
 def looped(gain: np.ndarray) -> float:
-    """Return the sum along the best path, by one loop over tokens in another over frames."""
+    """Return the sum along the best path, by a loop over frames and tokens."""
     n_tokens, n_frames = gain.shape
     sums = np.full((n_tokens + 1, n_frames + 1), np.inf, np.float32)
     moves = np.zeros((n_tokens + 1, n_frames + 1), np.uint8)
@@ -135,7 +136,7 @@ def looped(gain: np.ndarray) -> float:
 
 
 def plans(options: argparse.Namespace, dtype: torch.dtype) -> str:
-    """Return the table of seconds: ours, a forward an answer with all logits, and those forwards without any."""
+    """Return the table of seconds: ours, one forward pass per answer with all logits, and those without logits."""
     model = Qwen3(PLANNERS[options.planner], Build(dtype=dtype, device=options.device)).eval()
     randomize(model)
     generator = torch.Generator().manual_seed(0)
@@ -144,15 +145,15 @@ def plans(options: argparse.Namespace, dtype: torch.dtype) -> str:
         return torch.randint(N_TOKENS, (n,), generator=generator).tolist()
 
     answers = [draw(n) for n in PLAN.values()]
-    given, alone = draw(N_QUESTION + options.plan_seconds * CODE_RATE), draw(N_QUESTION)
-    asked = [(given, answer) for answer in answers] + [(alone, answer) for answer in answers[:N_TOLD]]
+    with_codes, alone = draw(N_QUESTION + options.plan_seconds * CODE_RATE), draw(N_QUESTION)
+    asked = [(with_codes, answer) for answer in answers] + [(alone, answer) for answer in answers[:N_ALONE]]
 
     def ours() -> list[float]:
-        found = (
-            *likelihoods(model, given, answers, dtype, options.device),
-            *likelihoods(model, alone, answers[:N_TOLD], dtype, options.device),
+        answered = (
+            *likelihoods(model, with_codes, answers, dtype, options.device),
+            *likelihoods(model, alone, answers[:N_ALONE], dtype, options.device),
         )
-        return [one.log_prob for one in found]
+        return [one.log_prob for one in answered]
 
     def forwards() -> list[Tensor]:
         return [model(torch.tensor([q + a], device=options.device), dtype) for q, a in asked]

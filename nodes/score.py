@@ -15,10 +15,10 @@ from ..acestep_core.scoring.score import WEAK, Scores, joined, time_mask, weak_l
 from ..acestep_core.scoring.subtitles import lrc
 from ..acestep_core.types import AudioCodes, Take
 from .host import progress
-from .host.lyric_scorer import listen
+from .host.lyric_scorer import score_takes
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket, latent_samples, latent_takes
 from .host.sockets import latent as made
-from .pictures.lyrics import heat_picture
+from .pictures.lyrics import lyrics_picture
 
 SCORE = f"{CATEGORY}/score"
 N_CANDIDATES = 4
@@ -62,16 +62,16 @@ class AceStepScoreLyrics(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, conditioning, latent, score=None):
-        heard = listen(model, conditioning, latent)
-        for warning in heard.warnings:
+        result = score_takes(model, conditioning, latent)
+        for warning in result.warnings:
             progress.log.warning(warning)
         takes = latent_takes(latent)
-        lines = [f"{_name(item, takes)}: {_sung(found)}" for item, found in enumerate(heard.scores.takes)]
-        shown = {"text": ("\n".join((*(lines if heard.heat else ["nothing to align"]), *heard.warnings)),)}
-        if heard.heat is not None:
-            shown |= ui.PreviewImage(heat_picture(heard.heat), cls=cls).as_dict()
-        scores = heard.scores if score is None else score.extended(heard.scores)
-        return io.NodeOutput(scores, lrc(heard.scores.takes[0].lines), ui=shown)
+        lines = [f"{_name(item, takes)}: {_sung(take)}" for item, take in enumerate(result.scores.takes)]
+        shown = {"text": ("\n".join((*(lines if result.best else ["nothing to align"]), *result.warnings)),)}
+        if result.best is not None:
+            shown |= ui.PreviewImage(lyrics_picture(result.best), cls=cls).as_dict()
+        scores = result.scores if score is None else score.extended(result.scores)
+        return io.NodeOutput(scores, lrc(result.scores.takes[0].lines), ui=shown)
 
 
 class AceStepScorePlan(io.ComfyNode):
@@ -291,7 +291,7 @@ def _sung(score) -> str:
     planned, weakest = score.value(LYRICS_PLANNED), weakest_line(score)
     parts = [
         f"{score.value(LYRICS) or 0:.2f}",
-        f"foretold {planned:.2f}" if planned is not None else "",
+        f"plan alone {planned:.2f}" if planned is not None else "",
         f"weakest line {_line(weakest)}" if weakest is not None else "",
     ]
     return ", ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""What attention tells of a take: how well it follows its lyrics, and when each line is sung."""
+"""From a take's attention to its lyric score and timed lines."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .alignment import Path, consensus, energy, warp
+from .alignment import Path, consensus, dtw_path, energy
 from .lyrics import Lyrics, timed_lines
 from .metrics import measure
 from .score import NamedScore, Score
 
 # The official names: DiT lyrics alignment score, LLM lyrics alignment score.
 LYRICS = "lyrics"  # attention at the take's own noise level
-LYRICS_PLANNED = "lyrics_planned"  # attention in pure noise: what codes and text alone foretell
+LYRICS_PLANNED = "lyrics_planned"  # attention in pure noise: codes and text alone
 
 
 @dataclass(frozen=True, eq=False)
 class LyricScore:
-    """How a take follows its lyrics. energy [N, F] and the path through it are for a picture of it.
+    """How well a take follows its lyrics, with what a picture of it needs."""
 
-    Where there is nothing to align the score is empty, energy has no cells, and path is None.
-    """
-
-    score: Score
-    energy: Tensor
-    path: Path | None
+    score: Score  # empty where there is nothing to align
+    energy: Tensor  # [N tokens, F frames]; no rows where there is nothing to align
+    path: Path | None  # the alignment that timed the lines; None where there is nothing to align
 
     @property
     def is_aligned(self) -> bool:
@@ -36,10 +33,10 @@ class LyricScore:
 def score_lyrics(attention: Tensor, lyrics: Lyrics, duration_s: float) -> LyricScore:
     """Return how one take's attention [H, N, F] follows its lyrics of N tokens.
 
-    Lines are timed along the path that frames and tokens agree on, as the official timestamps are; the numbers
-    are those of the path through the energy, as the official score's.
+    Two paths, as in the official code: lines are timed along the path through the consensus, the metrics are
+    measured along the path through the energy.
 
-    Raises: ValueError for attention of another number of tokens.
+    Raises: ValueError if the attention has another number of tokens.
     """
     if attention.shape[1] != len(lyrics.pieces):
         raise ValueError(
@@ -48,21 +45,21 @@ def score_lyrics(attention: Tensor, lyrics: Lyrics, duration_s: float) -> LyricS
         )
     if lyrics.is_wordless:
         return LyricScore(Score(), attention.new_zeros(0, attention.shape[2]), None)
-    seen = energy(attention)
-    timing = warp(consensus(attention))
-    metrics = measure(seen, warp(seen.square()), lyrics.sung)
+    energies = energy(attention)
+    timing = dtw_path(consensus(attention))
+    metrics = measure(energies, dtw_path(energies.square()), lyrics.sung)
     named = (
         NamedScore(LYRICS, metrics.score),
         NamedScore("lyrics_coverage", metrics.coverage),
         NamedScore("lyrics_monotonicity", metrics.monotonicity),
         NamedScore("lyrics_confidence", metrics.confidence),
     )
-    return LyricScore(Score(named, timed_lines(lyrics, timing, seen, duration_s)), seen, timing)
+    return LyricScore(Score(named, timed_lines(lyrics, timing, energies, duration_s)), energies, timing)
 
 
 def score_planned_lyrics(attention: Tensor, lyrics: Lyrics) -> Score:
-    """Return what attention [H, N, F] in pure noise foretells: one number, no times."""
+    """Return the lyric score of a plan alone, from attention [H, N, F] in pure noise; it has no timed lines."""
     if lyrics.is_wordless:
         return Score()
-    seen = energy(attention)
-    return Score((NamedScore(LYRICS_PLANNED, measure(seen, warp(seen.square()), lyrics.sung).score),))
+    energies = energy(attention)
+    return Score((NamedScore(LYRICS_PLANNED, measure(energies, dtw_path(energies.square()), lyrics.sung).score),))

@@ -58,8 +58,8 @@ class TimedLine:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Text and the tokens it is made of."""
+class TextSpan:
+    """A line or a word, and the tokens it is made of."""
 
     text: str
     tokens: range
@@ -89,24 +89,24 @@ class Lyrics:
         )
 
     @cached_property
-    def lines(self) -> tuple[Stretch, ...]:
+    def lines(self) -> tuple[TextSpan, ...]:
         """Return the lines that show anything; each holds the token with its line break."""
         ends = [index + 1 for index, piece in enumerate(self.pieces) if "\n" in piece]
         bounds = [0, *ends, len(self.pieces)]
-        stretches = (range(start, end) for start, end in pairwise(bounds))
-        lines = (Stretch("".join(self.pieces[t.start : t.stop]).strip(), t) for t in stretches)
+        spans = (range(start, end) for start, end in pairwise(bounds))
+        lines = (TextSpan("".join(self.pieces[t.start : t.stop]).strip(), t) for t in spans)
         return tuple(line for line in lines if line.text)
 
-    def words(self, tokens: range) -> tuple[Stretch, ...]:
+    def words(self, tokens: range) -> tuple[TextSpan, ...]:
         """Return the words among tokens. A word begins behind a space; in scripts without, with every token."""
-        found: list[Stretch] = []
+        found: list[TextSpan] = []
         before = " "
         for start, piece, index in _whole_pieces(self.pieces, tokens):
             text = piece.strip()
             if text and (not found or _parts(before, piece)):
-                found.append(Stretch(text, range(start, index + 1)))
+                found.append(TextSpan(text, range(start, index + 1)))
             elif text:
-                found[-1] = Stretch(found[-1].text + text, range(found[-1].tokens.start, index + 1))
+                found[-1] = TextSpan(found[-1].text + text, range(found[-1].tokens.start, index + 1))
             before = piece
         return tuple(found)
 
@@ -142,7 +142,7 @@ def timed_lines(lyrics: Lyrics, path: Path, energy: Tensor, duration_s: float) -
     return tuple(timed)
 
 
-def _timed_word(word: Stretch, starts: Floats, ends: Floats) -> TimedWord:
+def _timed_word(word: TextSpan, starts: Floats, ends: Floats) -> TimedWord:
     return TimedWord(word.text, float(starts[word.tokens.start]), float(ends[word.tokens[-1]]))
 
 

@@ -1,6 +1,7 @@
-"""One press of Run on the lyric scorer: what a model hears of its lyrics in finished takes, in chunks that fit memory.
+"""Scores how well finished takes sing their lyrics, in batches that fit memory.
 
-The takes are heard once more in the condition they were sampled in, a task's in the window that the model saw.
+The model attends to the lyrics once more, under the condition the takes were sampled with; for a task, in the window
+of the song that the model saw.
 """
 
 from __future__ import annotations
@@ -26,68 +27,73 @@ from ...acestep_core.scoring.attention import (
     noise_level,
 )
 from ...acestep_core.scoring.lyric_score import LYRICS, LyricScore, score_lyrics, score_planned_lyrics
-from ...acestep_core.scoring.lyrics import Lyrics
+from ...acestep_core.scoring.lyrics import Lyrics, TimedLine
 from ...acestep_core.scoring.score import Score, Scores
-from ..pictures.lyrics import Heat
 from . import memory, progress
 from .model import require_ours
 from .sockets import ACESTEP_KEY, Prompt, latent_canvases, latent_rows, latent_takes
 
-# More takes at once are hardly faster, and what was heard in all of them lies in the machine's own memory.
+# Larger batches are hardly faster, and the attention of every take in a batch is held in main memory.
 MOST_AT_ONCE = 8
 THIRD_PARTY = "which heads of this model follow the lyrics was found by a third party, not by its makers"
 
-Tell = Callable[[], None]  # called when one more is done
+OnItem = Callable[[], None]  # called after each scored plan or take
 
 
 @dataclass(frozen=True, eq=False)
-class Listened:
-    """The scores of the takes, what to draw of the best one, and what to warn of.
+class SungTake:
+    """What a picture of a take needs: how strongly the model attends to each lyric token over time."""
 
-    heat: None where there is nothing to align.
-    """
+    lyrics: Lyrics
+    lines: tuple[TimedLine, ...]  # the lines of the lyrics in their order, timed on the whole take
+    energy: torch.Tensor  # [N tokens, F frames] of the window that was scored, 0 to 1
+    start_s: float  # where the window begins in the take
+    window_s: float
+    duration_s: float  # of the whole take
+
+
+@dataclass(frozen=True, eq=False)
+class LyricScores:
+    """The result for a batch of takes."""
 
     scores: Scores
-    heat: Heat | None = None
+    best: SungTake | None = None  # the take that sings its lyrics best; None where there is nothing to align
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Ear:
-    """A model that is loaded, the condition of every plan, and which heads and tokens of it to watch.
-
-    size: how many takes fit memory at once.
-    """
+class LyricScorer:
+    """A loaded model, the condition of every plan, and the heads and lyric tokens whose attention is read."""
 
     model: AceStep
     condition: Condition
     heads: LyricHeads
     tokens: range
-    size: int
+    batch_size: int  # how many takes fit memory at once
 
-    def attention(self, rows: Sequence[int], latents: torch.Tensor, t: float) -> torch.Tensor:
-        """Return the attention [B, heads, N, F] of latents [B, T, 64] in the conditions of these rows."""
-        index = torch.tensor(rows, device=self.condition.context.device)
+    def attention(self, plans: Sequence[int], latents: torch.Tensor, t: float) -> torch.Tensor:
+        """Return the attention [B, heads, N, F] of latents [B, T, 64], each under the condition of its plan."""
+        index = torch.tensor(plans, device=self.condition.context.device)
         tokens, context = self.condition.tokens.select(index), self.condition.context.index_select(0, index)
         return lyric_attention(self.model, tokens, context, latents, self.tokens, t, self.heads)
 
 
-def listen(patcher, conditioning: list, latent_in: dict) -> Listened:
-    """Return how takes follow the lyrics of a conditioning; where it has codes, what those foretell as well.
+def score_takes(patcher, conditioning: list, latent_in: dict) -> LyricScores:
+    """Return how well takes sing the lyrics of their conditioning, and with audio codes how well each plan alone does.
 
-    Raises ValueError for a foreign MODEL or conditioning, a broken latent, or a model whose heads nobody knows,
+    Raises ValueError for a foreign MODEL or conditioning, a broken latent, or a model whose lyric heads are unknown,
     before anything is loaded.
     """
     model = require_ours(patcher)
     encoding = _encoding(conditioning)
-    takes, plans = latent_takes(latent_in), latent_rows(latent_in)
-    rows = (plans % encoding.n_plans).tolist()
+    takes, rows = latent_takes(latent_in), latent_rows(latent_in)
+    plans = (rows % encoding.n_plans).tolist()
     songs = latent_canvases(latent_in, encoding.task)
     n_takes, n_frames = songs.shape[:2]
-    sung_from = tuple(take.plan for take in takes) or tuple(rows)
+    sung_from = tuple(take.plan for take in takes) or tuple(plans)
     lyrics = Lyrics(encoding.lyric_ids.pieces)
     if lyrics.is_wordless:
-        return Listened(Scores((Score(),) * n_takes, sung_from, n_frames))
+        return LyricScores(Scores((Score(),) * n_takes, sung_from, n_frames))
 
     heads = lyric_heads(model.diffusion_model.config, model.alignment_heads)
     start, stop = encoding.task.window if encoding.task.sources else (0, n_frames)
@@ -95,17 +101,19 @@ def listen(patcher, conditioning: list, latent_in: dict) -> Listened:
     n_steps = [take.n_steps or PRESETS[model.variant].n_steps for take in takes]
     n_steps = n_steps or [PRESETS[model.variant].n_steps] * n_takes
 
-    ear = _ear(patcher, encoding, heads, windows)
-    foretelling = sorted(set(rows)) if any(encoding.codes.sequences) else []
-    tell = _counting(len(foretelling) + n_takes)
-    foretold = _foretell(ear, foretelling, windows.shape[1], lyrics, tell)
-    heard, best = _hear(ear, rows, windows, n_steps, lyrics, tell)
+    scorer = _load(patcher, encoding, heads, windows)
+    plans_to_score = sorted(set(plans)) if any(encoding.codes.sequences) else []
+    on_item = _count_items(len(plans_to_score) + n_takes)
+    of_plan = _score_plans(scorer, plans_to_score, windows.shape[1], lyrics, on_item)
+    of_take, best = _score_takes(scorer, plans, windows, n_steps, lyrics, on_item)
 
-    start_s, heard_s = start / FRAME_RATE, (stop - start) / FRAME_RATE
-    scores = [score.later(start_s).extended(foretold.get(row, Score())) for row, score in zip(rows, heard, strict=True)]
+    start_s, window_s = start / FRAME_RATE, (stop - start) / FRAME_RATE
+    scores = [
+        score.later(start_s).extended(of_plan.get(plan, Score())) for plan, score in zip(plans, of_take, strict=True)
+    ]
     lines = best.score.later(start_s).lines
-    heat = Heat(lyrics, lines, best.energy, start_s, heard_s, n_frames / FRAME_RATE)
-    return Listened(Scores(tuple(scores), sung_from, n_frames), heat, (THIRD_PARTY,) if heads.third_party else ())
+    drawn = SungTake(lyrics, lines, best.energy, start_s, window_s, n_frames / FRAME_RATE)
+    return LyricScores(Scores(tuple(scores), sung_from, n_frames), drawn, (THIRD_PARTY,) if heads.third_party else ())
 
 
 def _encoding(conditioning: list) -> Encoding:
@@ -115,59 +123,67 @@ def _encoding(conditioning: list) -> Encoding:
     return encoding
 
 
-def _ear(patcher, encoding: Encoding, heads: LyricHeads, windows: torch.Tensor) -> Ear:
-    """Return what to listen with to windows [B, T, 64], the model loaded with room for as many as fit."""
+def _load(patcher, encoding: Encoding, heads: LyricHeads, windows: torch.Tensor) -> LyricScorer:
+    """Load the model with room for as many windows [B, T, 64] as fit, and return the scorer."""
     model = patcher.model
     n_takes, n_frames = windows.shape[:2]
     tokens = lyric_rows(encoding.lyric_ids)
     n_condition_tokens = encoding.n_tokens
-    one = model.memory_required([1, LATENT_CHANNELS, n_frames], {ACESTEP_KEY: [[1, n_condition_tokens]]})
-    one += attention_bytes(heads, 1, n_frames, n_condition_tokens, tokens)
-    size = max(1, min(n_takes, MOST_AT_ONCE, int(memory.room_beside(patcher) // one)))
-    device = memory.load_for(patcher, size * one)
+    take_bytes = model.memory_required([1, LATENT_CHANNELS, n_frames], {ACESTEP_KEY: [[1, n_condition_tokens]]})
+    take_bytes += attention_bytes(heads, 1, n_frames, n_condition_tokens, tokens)
+    batch_size = max(1, min(n_takes, MOST_AT_ONCE, int(memory.room_beside(patcher) // take_bytes)))
+    device = memory.load_for(patcher, batch_size * take_bytes)
     like = windows[:1].to(device, model.get_dtype_inference())
     made = condition(model.diffusion_model, encoding, model.silence, n_frames, like)
-    return Ear(model.diffusion_model, made, heads, tokens, size)
+    return LyricScorer(model.diffusion_model, made, heads, tokens, batch_size)
 
 
-def _foretell(ear: Ear, rows: Sequence[int], n_frames: int, lyrics: Lyrics, tell: Tell) -> dict[int, Score]:
-    """Return what plans foretell, by their number. In pure noise all takes of a plan are one."""
-    found = {}
-    for first in range(0, len(rows), ear.size):
-        chunk = rows[first : first + ear.size]
-        nothing = torch.zeros(len(chunk), n_frames, LATENT_CHANNELS)
-        for row, attention in zip(chunk, ear.attention(chunk, nothing, PURE_NOISE), strict=True):
-            found[row] = score_planned_lyrics(attention, lyrics)
-            tell()
-    return found
+def _score_plans(
+    scorer: LyricScorer, plans: Sequence[int], n_frames: int, lyrics: Lyrics, on_item: OnItem
+) -> dict[int, Score]:
+    """Return the score of each plan alone, by its number. In pure noise all takes of a plan are the same."""
+    scores = {}
+    for first in range(0, len(plans), scorer.batch_size):
+        batch = plans[first : first + scorer.batch_size]
+        silence = torch.zeros(len(batch), n_frames, LATENT_CHANNELS)  # at this level nothing of it is left
+        for plan, attention in zip(batch, scorer.attention(batch, silence, PURE_NOISE), strict=True):
+            scores[plan] = score_planned_lyrics(attention, lyrics)
+            on_item()
+    return scores
 
 
-def _hear(
-    ear: Ear, rows: Sequence[int], windows: torch.Tensor, n_steps: Sequence[int], lyrics: Lyrics, tell: Tell
+def _score_takes(
+    scorer: LyricScorer,
+    plans: Sequence[int],
+    windows: torch.Tensor,
+    n_steps: Sequence[int],
+    lyrics: Lyrics,
+    on_item: OnItem,
 ) -> tuple[list[Score], LyricScore]:
-    """Return the score of every take, and all that was heard in the best."""
+    """Return the score of every take, and the best take's with its energy."""
     duration_s = windows.shape[1] / FRAME_RATE
-    scores = [Score()] * len(rows)
+    scores = [Score()] * len(plans)
     best: LyricScore | None = None
-    for chunk in _chunks(n_steps, ear.size):
-        t = noise_level(n_steps[chunk[0]])
-        for item, attention in zip(chunk, ear.attention([rows[i] for i in chunk], windows[chunk], t), strict=True):
-            heard = score_lyrics(attention, lyrics, duration_s)
-            scores[item] = heard.score
-            if best is None or heard.score.value(LYRICS) > best.score.value(LYRICS):
-                best = heard
-            tell()
+    for batch in _batches(n_steps, scorer.batch_size):
+        t = noise_level(n_steps[batch[0]])
+        attentions = scorer.attention([plans[item] for item in batch], windows[batch], t)
+        for item, attention in zip(batch, attentions, strict=True):
+            scored = score_lyrics(attention, lyrics, duration_s)
+            scores[item] = scored.score
+            if best is None or scored.score.value(LYRICS) > best.score.value(LYRICS):
+                best = scored
+            on_item()
     return scores, best
 
 
-def _chunks(n_steps: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Return the numbers of takes to hear at once: those of as many steps, which are noised alike."""
+def _batches(n_steps: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield the numbers of takes to score together: takes of equal n_steps, which share a noise level."""
     for _, group in groupby(sorted(range(len(n_steps)), key=n_steps.__getitem__), key=n_steps.__getitem__):
-        alike = list(group)
-        yield from (alike[first : first + size] for first in range(0, len(alike), size))
+        takes = list(group)
+        yield from (takes[first : first + size] for first in range(0, len(takes), size))
 
 
-def _counting(n_all: int) -> Tell:
-    """Return what shows in the progress bar that one more of n_all is done, and raises when the user cancelled."""
-    update, n_done = progress.of_steps(n_all), iter(range(1, n_all + 1))
+def _count_items(n_items: int) -> OnItem:
+    """Return a callback that moves the progress bar on by one of n_items, and raises when the user cancelled."""
+    update, n_done = progress.of_steps(n_items), iter(range(1, n_items + 1))
     return lambda: update(next(n_done))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acestep_pack.acestep_core.scoring.alignment import Path, consensus, energy, warp
+from acestep_pack.acestep_core.scoring.alignment import Path, consensus, dtw_path, energy
 from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics, score_planned_lyrics
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics
 from acestep_pack.acestep_core.scoring.metrics import Metrics, measure
@@ -68,7 +68,7 @@ def slow_consensus(attention: Tensor) -> Tensor:
     return torch.from_numpy(found.mean(0))
 
 
-def slow_warp(gain: np.ndarray, official_ties: bool) -> list[tuple[int, int]]:
+def slow_dtw(gain: np.ndarray, official_ties: bool) -> list[tuple[int, int]]:
     """Return a path by two nested loops over float32, one cell at a time."""
     n_tokens, n_frames = gain.shape
     sums = np.full((n_tokens + 1, n_frames + 1), np.inf, np.float32)
@@ -137,7 +137,7 @@ def test_consensus_of_the_example_is_as_worked_out_by_hand() -> None:
     expected = torch.tensor([[-0.3388, low, low, low], [low, low, 0.3750, low], [low, low, low, 3.2475]])
     found = consensus(EXAMPLE[None])
     assert torch.allclose(found, expected, atol=1e-4)
-    assert cells(warp(found)) == [(0, 0), (1, 1), (1, 2), (2, 3)]
+    assert cells(dtw_path(found)) == [(0, 0), (1, 1), (1, 2), (2, 3)]
 
 
 def test_energy_goes_from_0_to_1_and_is_0_where_attention_is_flat() -> None:
@@ -157,7 +157,7 @@ def test_consensus_leaves_attention_alone() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 4), st.integers(1, 5), st.data())
-def test_a_warp_equals_brute_force_and_ties_go_left_then_diagonal_then_up(
+def test_the_path_equals_brute_force_and_ties_go_left_then_diagonal_then_up(
     n_tokens: int, n_frames: int, data: st.DataObject
 ) -> None:
     # Whole numbers, so that sums are exact and ties frequent.
@@ -167,31 +167,31 @@ def test_a_warp_equals_brute_force_and_ties_go_left_then_diagonal_then_up(
     paths = every_path(n_tokens, n_frames)
     best = max(sum(gain[cell] for cell in path) for path in paths)
     expected = next(path for path in paths if sum(gain[cell] for cell in path) == best)
-    assert cells(warp(torch.from_numpy(gain))) == expected[::-1]
+    assert cells(dtw_path(torch.from_numpy(gain))) == expected[::-1]
 
 
 @pytest.mark.parametrize("official_ties", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 2), (13, 40), (40, 13), (31, 31)])
-def test_a_warp_equals_the_loop_over_cells(shape: tuple[int, int], official_ties: bool) -> None:
+def test_the_path_equals_the_loop_over_cells(shape: tuple[int, int], official_ties: bool) -> None:
     for seed, levels in ((1, 3), (2, 1_000_000)):  # many ties, hardly any
         gain = torch.randint(levels, shape, generator=torch.Generator().manual_seed(seed)) / levels
-        assert cells(warp(gain, official_ties)) == slow_warp(gain.numpy(), official_ties)
+        assert cells(dtw_path(gain, official_ties)) == slow_dtw(gain.numpy(), official_ties)
 
 
 def test_the_official_tie_rule_may_miss_the_best_path_and_ours_does_not() -> None:
     # At the last cell the diagonal and up are equal, and both better than the left.
     gain = torch.tensor([[-2.0, 0.0], [-2.0, -2.0]])
-    assert cells(warp(gain)) == [(0, 0), (1, 1)]
-    assert cells(warp(gain, official_ties=True)) == [(0, 0), (1, 0), (1, 1)]
+    assert cells(dtw_path(gain)) == [(0, 0), (1, 1)]
+    assert cells(dtw_path(gain, official_ties=True)) == [(0, 0), (1, 0), (1, 1)]
 
 
 def test_the_path_of_the_example_is_as_worked_out_by_hand() -> None:
-    assert cells(warp(energy(EXAMPLE[None]).square())) == EXAMPLE_PATH
+    assert cells(dtw_path(energy(EXAMPLE[None]).square())) == EXAMPLE_PATH
 
 
 @pytest.mark.parametrize("shape", [(5, 200), (200, 5), (64, 64)])
 def test_a_path_meets_every_token_and_frame_and_never_turns_back(shape: tuple[int, int]) -> None:
-    path = warp(torch.rand(shape, generator=torch.Generator().manual_seed(3)))
+    path = dtw_path(torch.rand(shape, generator=torch.Generator().manual_seed(3)))
     assert set(path.tokens.tolist()) == set(range(shape[0]))
     assert set(path.frames.tolist()) == set(range(shape[1]))
     steps = np.stack((np.diff(path.tokens), np.diff(path.frames)))
@@ -200,9 +200,9 @@ def test_a_path_meets_every_token_and_frame_and_never_turns_back(shape: tuple[in
     assert steps.sum(0).min() == 1
 
 
-def test_nothing_cannot_be_warped() -> None:
+def test_nothing_cannot_be_aligned() -> None:
     with pytest.raises(ValueError, match="there is nothing to align between 0 tokens and 5 frames"):
-        warp(torch.zeros(0, 5))
+        dtw_path(torch.zeros(0, 5))
 
 
 # What comes of it.
@@ -213,7 +213,7 @@ def test_planted_diagonals_give_their_times_back_within_one_frame(seed: int) -> 
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 30, (40,), generator=generator)
     bounds = [0, *lengths.cumsum(0).tolist()]
-    first, last = warp(consensus(planted(bounds, seed=seed))).spans()
+    first, last = dtw_path(consensus(planted(bounds, seed=seed))).spans()
     assert np.abs(first - bounds[:-1]).max() <= 1
     assert np.abs(last + 1 - bounds[1:]).max() <= 1
 
@@ -226,7 +226,7 @@ def test_spans_are_each_tokens_first_and_last_frame() -> None:
 
 def test_the_score_of_the_example_is_as_worked_out_by_hand() -> None:
     seen = energy(EXAMPLE[None])
-    metrics = measure(seen, warp(seen.square()), [True] * 3)
+    metrics = measure(seen, dtw_path(seen.square()), [True] * 3)
     assert (metrics.coverage, metrics.monotonicity) == (1.0, 1.0)
     assert metrics.confidence == pytest.approx(0.6296, abs=1e-4)
     assert metrics.score == 0.6296
@@ -237,7 +237,7 @@ def test_the_score_of_the_example_is_as_worked_out_by_hand() -> None:
 def test_metrics_equal_the_slow_ones(seed: int) -> None:
     seen = energy(random_attention(2, 24, 60, seed))
     seen[3] = 0  # a token that is heard nowhere
-    path = warp(seen.square())
+    path = dtw_path(seen.square())
     sung = [index % 5 != 0 for index in range(24)]
     found, expected = measure(seen, path, sung), slow_metrics(seen.double().tolist(), cells(path), sung)
     assert found.coverage == pytest.approx(expected.coverage)
@@ -247,7 +247,7 @@ def test_metrics_equal_the_slow_ones(seed: int) -> None:
 
 def test_with_tags_alone_coverage_and_monotonicity_are_whole() -> None:
     seen = energy(EXAMPLE[None])
-    metrics = measure(seen, warp(seen.square()), [False] * 3)
+    metrics = measure(seen, dtw_path(seen.square()), [False] * 3)
     assert (metrics.coverage, metrics.monotonicity) == (1.0, 1.0)
 
 

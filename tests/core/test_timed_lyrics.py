@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from acestep_pack.acestep_core.scoring.alignment import Path, consensus, energy, warp
+from acestep_pack.acestep_core.scoring.alignment import Path, consensus, dtw_path, energy
 from acestep_pack.acestep_core.scoring.attention import lyric_rows
 from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics, score_planned_lyrics
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics, TimedLine, TimedWord, timed_lines
@@ -217,5 +217,7 @@ def test_srt_reads_back_as_the_sung_lines_one_after_another() -> None:
 
 def test_a_line_of_one_frame_lasts_some_time() -> None:
     attention = torch.eye(4)[None] * 0.9
-    lines = timed_lines(Lyrics(("a\n", "b\n", "c\n", "d\n")), warp(consensus(attention)), energy(attention), 4 * 0.08)
+    lines = timed_lines(
+        Lyrics(("a\n", "b\n", "c\n", "d\n")), dtw_path(consensus(attention)), energy(attention), 4 * 0.08
+    )
     assert all(one.end_s - one.start_s == pytest.approx(0.08) for one in lines)

@@ -24,13 +24,12 @@ from acestep_pack.acestep_core.scoring.lyrics import Lyrics, TimedLine
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score, Scores
 from acestep_pack.acestep_core.song.tokens import load_tokenizer, lyric_ids
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
-from acestep_pack.nodes.host import folders, memory
-from acestep_pack.nodes.host import lyric_scorer as listen
+from acestep_pack.nodes.host import folders, lyric_scorer, memory
 from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host import planner as planners
 from acestep_pack.nodes.host.sockets import ACESTEP_KEY, RECORDED_KEY, WAVEFORM_KEY, frame_mask, latent, recorded_latent
 from acestep_pack.nodes.pictures import lanes as picture
-from acestep_pack.nodes.pictures import lyrics as heat
+from acestep_pack.nodes.pictures import lyrics as lyrics_picture
 from acestep_pack.nodes.region import AceStepRegion
 from acestep_pack.nodes.score import AceStepPickBest, AceStepScoreLyrics, AceStepScorePlan, AceStepWeakLines
 
@@ -138,7 +137,7 @@ def test_a_take_has_scores_lines_with_times_and_the_lrc_of_them(xl, conditioned)
 def test_a_score_does_not_depend_on_batch_mates_or_chunks(xl, conditioned, monkeypatch, size: int) -> None:
     conditioning, takes = conditioned(codes=codes(2)), songs(5, plans=(0, 0, 1, 1, 1))
     together = heard(xl, conditioning, takes)
-    monkeypatch.setattr(listen, "MOST_AT_ONCE", size)
+    monkeypatch.setattr(lyric_scorer, "MOST_AT_ONCE", size)
     in_chunks = heard(xl, conditioning, takes)
     alone = [heard(xl, conditioning, part(takes, slice(i, i + 1))).takes[0] for i in range(5)]
     for one, other, third in zip(together.takes, in_chunks.takes, alone, strict=True):
@@ -149,8 +148,10 @@ def test_a_score_does_not_depend_on_batch_mates_or_chunks(xl, conditioned, monke
 
 def test_takes_that_do_not_fit_memory_together_are_heard_in_turns(xl, conditioned, monkeypatch) -> None:
     shapes = []
-    attend = listen.lyric_attention
-    monkeypatch.setattr(listen, "lyric_attention", lambda *given: shapes.append(given[3].shape[0]) or attend(*given))
+    attend = lyric_scorer.lyric_attention
+    monkeypatch.setattr(
+        lyric_scorer, "lyric_attention", lambda *given: shapes.append(given[3].shape[0]) or attend(*given)
+    )
     asked = []
     load = memory.load_for
     monkeypatch.setattr(memory, "load_for", lambda patcher, n_bytes: asked.append(n_bytes) or load(patcher, n_bytes))
@@ -188,9 +189,9 @@ def test_a_take_that_nobody_knows_the_steps_of_has_those_of_the_models_preset(xl
 
 def test_what_codes_foretell_is_scored_once_a_plan(xl, conditioned, monkeypatch) -> None:
     levels = []
-    attend = listen.lyric_attention
+    attend = lyric_scorer.lyric_attention
     monkeypatch.setattr(
-        listen, "lyric_attention", lambda *given: levels.append((given[5], given[3].shape[0])) or attend(*given)
+        lyric_scorer, "lyric_attention", lambda *given: levels.append((given[5], given[3].shape[0])) or attend(*given)
     )
     first, second, third = heard(xl, conditioned(codes=codes(2)), songs(3, plans=(0, 0, 1))).takes
     assert levels == [(1.0, 2), (0.125, 3)]
@@ -219,9 +220,9 @@ def test_a_score_is_extended(xl, conditioned) -> None:
 
 
 def test_third_party_heads_are_told_of(xl, conditioned, monkeypatch) -> None:
-    known = listen.lyric_heads
-    monkeypatch.setattr(listen, "lyric_heads", lambda *given: replace(known(*given), third_party=True))
-    assert text_of(AceStepScoreLyrics.execute(xl, conditioned(), songs()))[-1] == listen.THIRD_PARTY
+    known = lyric_scorer.lyric_heads
+    monkeypatch.setattr(lyric_scorer, "lyric_heads", lambda *given: replace(known(*given), third_party=True))
+    assert text_of(AceStepScoreLyrics.execute(xl, conditioned(), songs()))[-1] == lyric_scorer.THIRD_PARTY
 
 
 # Windows of tasks.
@@ -532,7 +533,7 @@ PIECES = ("[", "Verse", "]\n", "Hold", " the", " night", "\n", "Stay", "\n")
 LOUD, FAINT = 1.0, 0.3
 
 
-def planted(pieces: tuple[str, ...] = PIECES, start_s: float = 0.0, duration_s: float = 12.0) -> heat.Heat:
+def planted(pieces: tuple[str, ...] = PIECES, start_s: float = 0.0, duration_s: float = 12.0) -> lyric_scorer.SungTake:
     """Return 12 s of which every token has as much, the second half faint."""
     lyrics = Lyrics(pieces)
     n_frames = 150
@@ -540,17 +541,17 @@ def planted(pieces: tuple[str, ...] = PIECES, start_s: float = 0.0, duration_s: 
     attention = torch.zeros(1, len(pieces), n_frames)
     attention[0, tokens, torch.arange(n_frames)] = torch.where(tokens < len(pieces) - 2, LOUD, FAINT)
     found = score_lyrics(attention, lyrics, 12.0)
-    return heat.Heat(lyrics, found.score.later(start_s).lines, found.energy, start_s, 12.0, duration_s)
+    return lyric_scorer.SungTake(lyrics, found.score.later(start_s).lines, found.energy, start_s, 12.0, duration_s)
 
 
-def drawn(value: heat.Heat) -> np.ndarray:
-    return heat.heat_picture(value)[0].numpy()
+def drawn(value: lyric_scorer.SungTake) -> np.ndarray:
+    return lyrics_picture.lyrics_picture(value)[0].numpy()
 
 
 def rows_of(image: np.ndarray) -> np.ndarray:
     """Return the bottom line of each sung line's row, just inside its frame, left to right."""
-    tops = picture.GAP + heat.HEADING + heat.ROW_GAP
-    bottoms = [tops + heat.MOST_ROW * (i + 1) + heat.ROW_GAP * i - 5 for i in range(2)]
+    tops = picture.GAP + lyrics_picture.HEADING + lyrics_picture.ROW_GAP
+    bottoms = [tops + lyrics_picture.MOST_ROW * (i + 1) + lyrics_picture.ROW_GAP * i - 5 for i in range(2)]
     return image[bottoms][:, picture.MARGIN : -picture.MARGIN]
 
 
@@ -576,8 +577,8 @@ def test_what_is_heard_late_in_a_song_is_drawn_late() -> None:
 
 def test_weak_lines_have_a_colour_of_their_own() -> None:
     image = (255 * drawn(planted())).round().astype(int)
-    has = [(image == colour).all(-1).any(1).nonzero()[0] for colour in (heat.SURE, heat.UNSURE)]
-    border = picture.GAP + heat.HEADING + heat.ROW_GAP + heat.MOST_ROW
+    has = [(image == colour).all(-1).any(1).nonzero()[0] for colour in (lyrics_picture.SURE, lyrics_picture.UNSURE)]
+    border = picture.GAP + lyrics_picture.HEADING + lyrics_picture.ROW_GAP + lyrics_picture.MOST_ROW
     assert all(rows.size for rows in has)
     assert has[0].max() < border < has[1].min()
 
@@ -606,7 +607,7 @@ def test_every_script_is_drawn_somehow(text: str) -> None:
 def test_every_number_of_lines_is_drawn(n_lines: int) -> None:
     lyrics = Lyrics(tuple(piece for i in range(n_lines) for piece in (f"line {i}", "\n")))
     found = score_lyrics(torch.rand(1, 2 * n_lines, 60, generator=torch.Generator().manual_seed(0)), lyrics, 4.8)
-    image = drawn(heat.Heat(lyrics, found.score.lines, found.energy, 0.0, 4.8, 4.8))
+    image = drawn(lyric_scorer.SungTake(lyrics, found.score.lines, found.energy, 0.0, 4.8, 4.8))
     assert image.shape[1] == 1_000
     assert np.isfinite(image).all()
 
@@ -615,5 +616,11 @@ def test_the_picture_is_on_the_node(xl, conditioned, temp_dir: Path) -> None:
     (file,) = AceStepScoreLyrics.execute(xl, conditioned(), songs(2)).ui["images"]
     assert file["type"] == "temp"
     image = np.asarray(Image.open(temp_dir / file["filename"]))
-    height = picture.GAP + 3 * heat.MOST_ROW + 2 * heat.HEADING + 4 * heat.ROW_GAP + picture.AXIS_HEIGHT
+    height = (
+        picture.GAP
+        + 3 * lyrics_picture.MOST_ROW
+        + 2 * lyrics_picture.HEADING
+        + 4 * lyrics_picture.ROW_GAP
+        + picture.AXIS_HEIGHT
+    )
     assert image.shape == (height, 1_000, 3)

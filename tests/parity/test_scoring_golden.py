@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from acestep_pack.acestep_core.scoring.alignment import consensus, energy, warp
+from acestep_pack.acestep_core.scoring.alignment import consensus, dtw_path, energy
 from acestep_pack.acestep_core.scoring.attention import KNOWN_HEADS
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics, timed_lines
 from acestep_pack.acestep_core.scoring.metrics import measure
@@ -30,7 +30,7 @@ def seen(case):
 
 
 def timing(case):
-    return warp(consensus(seen(case)), official_ties=True)
+    return dtw_path(consensus(seen(case)), official_ties=True)
 
 
 def test_the_heads_of_2b_are_the_official_ones():
@@ -50,7 +50,7 @@ def test_consensus_equals_official(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_path_equals_official_under_its_tie_rule(case):
-    path = warp(TENSORS[f"{case}.energy"].square(), official_ties=True)
+    path = dtw_path(TENSORS[f"{case}.energy"].square(), official_ties=True)
     assert np.array_equal(np.stack((path.tokens, path.frames), 1), TENSORS[f"{case}.path"].numpy())
 
 
@@ -59,7 +59,7 @@ def test_metrics_and_score_equal_official(case):
     expected = SAID["cases"][case]
     assert LYRICS.sung == tuple(map(bool, expected["type_mask"]))
     found = energy(seen(case))
-    metrics = measure(found, warp(found.square(), official_ties=True), LYRICS.sung)
+    metrics = measure(found, dtw_path(found.square(), official_ties=True), LYRICS.sung)
     assert metrics.coverage == pytest.approx(expected["coverage"], abs=1e-9)
     assert metrics.monotonicity == pytest.approx(expected["monotonicity"], abs=1e-9)
     assert metrics.confidence == pytest.approx(expected["confidence"], abs=1e-6)
@@ -89,6 +89,6 @@ def test_lrc_equals_official(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_on_this_attention_our_tie_rule_changes_nothing(case):
-    ours, official = warp(consensus(seen(case))), timing(case)
+    ours, official = dtw_path(consensus(seen(case))), timing(case)
     assert np.array_equal(ours.frames, official.frames)
     assert np.array_equal(ours.tokens, official.tokens)

@@ -151,7 +151,7 @@ def test_the_best_of_plans_and_noises_is_kept_with_its_codes(server: Server, cli
     paths = saved(server, run, saving)
 
     assert all(re.match(r"plan [12]: \d\.\d\d \(caption \d", line) for line in text_on(run, plans))
-    assert all(", foretold " in line for line in text_on(run, lyrics))
+    assert all(", plan alone " in line for line in text_on(run, lyrics))
     picked = text_on(run, picking)
     seeds = [int(re.match(r"take \d of 4 \(seed (\d+)\)", line)[1]) for line in picked]
     assert [path.name for path in paths] == [f"best_{i + 1:05}_seed{seed}.flac" for i, seed in enumerate(seeds)]
