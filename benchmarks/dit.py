@@ -182,9 +182,10 @@ def _ours(model: AceStep) -> Contender:
     def prepare(inputs: Inputs) -> object:
         text, lyric = _whole(inputs.text), _whole(inputs.lyric)
         run = Run(model, inputs.silence)
-        branches = [Branch(run.condition(Encoding(text, text, lyric), inputs.noise), (0,))]
+        encoding = Encoding(text, text, lyric)
+        run.condition(encoding, inputs.noise)
         run.expect(LEVELS[:-1], inputs.noise)
-        return run, branches
+        return run, [Branch(encoding, (0,))]
 
     def step(inputs: Inputs, prepared, x: Tensor, t: float) -> Tensor:
         run, branches = prepared

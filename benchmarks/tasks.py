@@ -50,14 +50,13 @@ from acestep_pack.acestep_core.models.layers import AttentionShape, Build, alter
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config  # noqa: E402
 from acestep_pack.acestep_core.models.vae import Vae, VaeConfig  # noqa: E402
 from acestep_pack.acestep_core.pipeline.encode import encode  # noqa: E402
+from acestep_pack.acestep_core.pipeline.generate import Job, generate  # noqa: E402
 from acestep_pack.acestep_core.pipeline.preserve import (  # noqa: E402
     BALANCED,
     Keep,
     Preserve,
 )
 from acestep_pack.acestep_core.pipeline.region import region  # noqa: E402
-from acestep_pack.acestep_core.pipeline.run import Branch, Run  # noqa: E402
-from acestep_pack.acestep_core.pipeline.sample import SamplerSettings, sample  # noqa: E402
 from acestep_pack.acestep_core.pipeline.splice import can_splice, splice  # noqa: E402
 from acestep_pack.acestep_core.pipeline.tasks import Source, Task, extend, extract, repaint  # noqa: E402
 from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer  # noqa: E402
@@ -126,26 +125,16 @@ class Ours:
     def generate(self, task: Task) -> Tensor:
         """Return the canvases [N, n_frames, 64] of a task's rows."""
         rows, n_frames = torch.arange(task.n_rows), task.window_frames
-        noise = noise_for(n_frames, task.n_rows).to(self.silence.device)
-        run, like = Run(self.model, self.silence), noise.to(self.silence)
-        run.expect(LEVELS[:-1], like)
-        encoding = encode(self.reader, SONG, n_frames, task=task)
-        branches = [Branch(run.condition(encoding, like), tuple(rows.tolist()))]
-        latents = sample(
-            lambda x, at: run.velocity(x.to(like), at.t, branches).float(),
-            noise,
-            LEVELS,
-            SamplerSettings(),
-            preserve=self._preserve(task),
-        )
+        job = Job(tuple(rows.tolist()), noise_for(n_frames, task.n_rows), LEVELS, preserve=self._preserve(task))
+        latents = generate(self.model, encode(self.reader, SONG, task=task), self.silence, job)
         return task.assemble(latents.cpu(), rows)
 
     def _preserve(self, task: Task) -> Preserve | None:
         mask = task.mask_in_window(task.window_frames)
         if mask is None or task.keep is None:
             return None
-        source = task.source_in_window(task.window_frames, self.silence).to(self.silence.device)
-        return Preserve(source, mask.to(source), task.keep.injection, task.keep.crossfade_frames)
+        source = task.source_in_window(task.window_frames, self.silence.cpu()).float()
+        return Preserve(source, mask, task.keep)
 
     def sound(self, task: Task, canvases: Tensor) -> Tensor:
         """Return the audio [N, 2, S] of a task's canvases: spliced into the recordings, or all of it decoded."""
