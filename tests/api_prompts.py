@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from client import Client, Message, Run
+from comfyui import Server
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -73,6 +74,14 @@ def cancel_at(client: Client, at: str) -> Callable[[Message], None]:
             client.interrupt()
 
     return listen
+
+
+def saved(server: Server, run: Run, at: str | None = None) -> list[Path]:
+    """Return the audio files that a run saved, or of them those of the node `at`."""
+    assert run.ok, run.errors
+    outputs = run.outputs.values() if at is None else [run.outputs[at]]
+    files = [file for output in outputs for file in output.get("audio", ())]
+    return [server.output_dir / file["subfolder"] / file["filename"] for file in files]
 
 
 def failure(run: Run, prompt: Prompt) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from recordings import write_recordings
 load_pack()
 
 # Models of tests are tiny: more threads would only wait for each other, and for those of other workers. Servers and
-# scripts that tests start inherit it; each counts as one of the workers of `pytest -n`.
+# scripts that tests start inherit it. It has to be set before torch is imported, so tests/ imports that below only.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
@@ -37,6 +37,15 @@ def pack_root() -> Path:
     return PACK_ROOT
 
 
+@pytest.fixture
+def inference_mode() -> Iterator[None]:
+    """For as long as the test runs, torch records nothing for gradients."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture(scope="session")
 def hub_port() -> int:
     """The port of the server's Hugging Face Hub, where nothing answers until a test opens a stand-in on it."""
@@ -47,7 +56,7 @@ def hub_port() -> int:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, hub_port: int) -> Iterator[Server]:
     """A ComfyUI with this pack, the tiny models and some music, shared by all tests: leave it as you found it."""
-    from tiny_models import write_comfyui_folders  # needs torch, which other tests may not
+    from tiny_models import write_comfyui_folders
 
     base_dir = tmp_path_factory.mktemp("comfyui")
     install_pack(base_dir)

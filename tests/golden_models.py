@@ -82,6 +82,7 @@ def config(size: str) -> AceStepConfig:
 
 
 @functools.cache
+@torch.inference_mode(False)  # whoever asks first, it can be used in it and outside
 def model(size: str) -> AceStep:
     """Return `2b` or `xl` with its weights loaded, every key matched."""
     built = AceStep(config(size))

@@ -8,7 +8,7 @@ import json
 import pytest
 from playwright.sync_api import Page
 
-from api_prompts import Prompt, add, link, text_to_song
+from api_prompts import Prompt, add, link, node, text_to_song
 from comfyui import Server
 from workflows import CANVAS_IS_READY, Json, export
 
@@ -37,6 +37,12 @@ UNDO = """async () => {
 }"""
 # Every prompt differs from those before it, or ComfyUI would take their results and save nothing.
 _number = itertools.count(1)
+
+
+@pytest.fixture
+def page(workbench: tuple[Page, list[str]]) -> Page:
+    """One canvas for all tests here, as opening one takes longer than most of them."""
+    return workbench[0]
 
 
 def silence(format: str = "flac") -> tuple[Prompt, float]:
@@ -87,12 +93,13 @@ def _numbered(prompt: Prompt) -> str:
 
 def test_a_saved_take_can_be_played_on_the_node(page: Page) -> None:
     prompt, seconds = silence()
+    prompt[node(prompt, "AceStepSave")]["inputs"]["filename_prefix"] = "browser/alone"
     run(page, prompt, seconds)
-    page.wait_for_function(PAGE_PLAYS, arg="filename=silence_")
+    page.wait_for_function(PAGE_PLAYS, arg="filename=alone_")
     assert page.evaluate(WIDGETS) == ["filename_prefix", "format", "audioUI", "result"]
     page.evaluate(UNDO)
     page.wait_for_function(PLAYER_IS_READY, arg=seconds)
-    page.wait_for_function(PAGE_PLAYS, arg="filename=silence_")
+    page.wait_for_function(PAGE_PLAYS, arg="filename=alone_")
 
 
 def test_each_of_several_takes_can_be_played(page: Page) -> None:
@@ -120,7 +127,7 @@ def test_the_player_and_the_choice_are_in_neither_the_workflow_nor_the_prompt(pa
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("flac", "flac"), ("mp3 V0", "mp3"), ("opus 128k", "opus")])
-@pytest.mark.parametrize("page", ["classic"], indirect=True)
+@pytest.mark.parametrize("workbench", ["classic"], indirect=True)
 def test_a_file_opened_on_the_canvas_brings_its_workflow_back(
     page: Page, server: Server, format: str, suffix: str
 ) -> None:

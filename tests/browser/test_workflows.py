@@ -15,7 +15,17 @@ pytestmark = pytest.mark.browser
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 
-SETTLE_MS = 500
+# Until every node has kept its place and size for two tenths of a second in which frames were drawn.
+UNTIL_STILL = """async () => {
+    const look = () => JSON.stringify(window.app.rootGraph.nodes.map((node) => [...node.boundingRect]))
+    let before = look()
+    for (let still = 0; still < 2; ) {
+        await new Promise((resume) => setTimeout(() => requestAnimationFrame(resume), 100))
+        const now = look()
+        still = now === before ? still + 1 : 0
+        before = now
+    }
+}"""
 RUN_LIMIT_MS = 180_000
 # One for each module in web/; the frontend says no more of a broken one than "not defined", and not where.
 OUR_EXTENSIONS = {
@@ -60,7 +70,7 @@ def settle(page: Page) -> None:
         page.wait_for_function(
             "document.querySelectorAll('[data-node-id]').length === window.app.rootGraph.nodes.length"
         )
-    page.wait_for_timeout(SETTLE_MS)
+    page.evaluate(UNTIL_STILL)
 
 
 def look_at(page: Page, node_type: str) -> None:

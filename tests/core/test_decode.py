@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,6 +18,8 @@ from acestep_pack.acestep_core.planner import decode
 from acestep_pack.acestep_core.planner.decode import LmSampling, draw, generate_codes, generate_text, guide, penalize
 from acestep_pack.acestep_core.planner.grammar import Choice, Forced, Grammar, Rule, Text
 from golden_models import assert_close
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
 
 SHAPE = AttentionShape(width=16, mlp_width=32, n_heads=4, n_kv_heads=2, head_dim=8, window=None)
 CONFIG = Qwen3Config(SHAPE, n_layers=2, n_tokens=217_204)
@@ -47,12 +48,6 @@ def own_planner(**changes: Tensor) -> Qwen3:
     tied = planner().state_dict()
     model.load_state_dict(tied | {"lm_head.weight": tied["embed_tokens.weight"]} | changes)
     return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def codes(seeds=(0,), n_codes=12, sampling=LmSampling(), **more):  # noqa: B008

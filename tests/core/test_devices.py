@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -42,6 +42,8 @@ from acestep_pack.acestep_core.scoring.attention import LyricHeads, lyric_attent
 from acestep_pack.acestep_core.types import AudioCodes
 from card import CARD, CPU, Card, device_of, put
 
+pytestmark = pytest.mark.usefixtures("inference_mode")
+
 BF16 = torch.bfloat16
 SHAPE = AttentionShape(width=16, mlp_width=32, n_heads=4, n_kv_heads=2, head_dim=4, window=8)
 WIDE = AttentionShape(width=24, mlp_width=32, n_heads=4, n_kv_heads=2, head_dim=6, window=8)
@@ -49,13 +51,6 @@ N_FRAMES, TEXT_WIDTH = 131, 12
 SILENCE = torch.linspace(-1, 1, 40 * 64).view(1, 40, 64)  # kept by the host, on the CPU
 CODES = AudioCodes(((1, 63_999, 5) * 9, (7,) * 20))
 LEVELS = (1.0, 0.6, 0.3, 0.0)
-
-
-@pytest.fixture(autouse=True)
-def inference_mode() -> Iterator[None]:
-    """ComfyUI runs every prompt in it."""
-    with torch.inference_mode():
-        yield
 
 
 def numbers(seed: int, *shape: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,6 +20,8 @@ from acestep_pack.acestep_core.scoring.attention import (
     noise_level,
 )
 from golden_models import assert_close
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
 
 XL_CONFIG = {"3": [18, 27], "4": [22], "5": [5, 6, 7], "6": [2, 12, 13], "7": [20, 21]}
 ROWS = range(3, 11)
@@ -65,12 +66,6 @@ def model(size: str) -> AceStep:
         scale = 3.0 if "q_norm" in name else 1.0 if "norm" in name else weight[0].numel() ** -0.5
         weight.data = scale * (1 + 0.1 * numbers) if "norm" in name else scale * numbers
     return built.eval().requires_grad_(False)
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
 
 
 def inputs(n_takes: int = 2, n_frames: int = N_FRAMES) -> tuple[Tokens, Tensor, Tensor]:

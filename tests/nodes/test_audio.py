@@ -1,6 +1,5 @@
 """The nodes through which sound comes in: recordings to latents, to codes and back, and references."""
 
-import functools
 import json
 from pathlib import Path
 
@@ -13,40 +12,18 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import golden_models
-import tiny_models
 from acestep_pack.acestep_core.constants import N_CODES, SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.models import tokenizer
 from acestep_pack.acestep_core.pipeline.reference import Reference, excerpt
 from acestep_pack.acestep_core.types import AudioCodes, Take
 from acestep_pack.nodes.audio import AceStepDetokenize, AceStepEncodeAudio, AceStepReference, AceStepTokenize
 from acestep_pack.nodes.host import model as models
-from acestep_pack.nodes.host import vae as vaes
 from acestep_pack.nodes.host.sockets import ACESTEP_KEY, WAVEFORM_KEY, latent, latent_source
-from golden_models import z
+from golden_models import assert_close, z
+from sounds import music
 
 CHANNELS = 64
 SILENCE = z("gen.silence", 1, 800, CHANNELS)
-
-
-@pytest.fixture(scope="module")
-def vae_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("vae") / "ace_1.5_vae.safetensors"
-    tiny_models.write_vae_comfy(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def vae(vae_file: Path) -> vaes.AceStepVAE:
-    return vaes.load_vae(vae_file)
-
-
-@pytest.fixture(scope="module")
-def core_vae(vae_file: Path) -> comfy.sd.VAE:
-    """The same file as core's VAELoader reads it, but for its width: core knows the released one alone."""
-    narrow = functools.partial(comfy.sd.AudioOobleckVAE, channels=tiny_models.VAE.decoder_width)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comfy.sd, "AudioOobleckVAE", narrow)
-        return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file)))
 
 
 @pytest.fixture(scope="module", params=["2b", "xl"])
@@ -69,13 +46,6 @@ def model(folder: Path):
     """The golden model as our loader gives it to the nodes, in float32."""
     with torch.inference_mode():
         return models.load_model(folder, "auto", "fp32")
-
-
-def music(n_samples: int, n_channels: int = 2, sample_rate: int = SAMPLE_RATE) -> Tensor:
-    """Two tones a channel; the right side differs from the left."""
-    t = torch.arange(n_samples) / sample_rate
-    sides = [torch.sin(2 * torch.pi * f * t) + 0.5 * torch.sin(2 * torch.pi * 3.1 * f * t) for f in (220, 331)]
-    return 0.4 * torch.stack(sides[:n_channels])[None]
 
 
 def audio(waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> dict:
@@ -101,12 +71,6 @@ def hints(model, *sequences: tuple[int, ...]) -> Tensor:
 
 def some_codes(n_codes: int, start: int = 0) -> tuple[int, ...]:
     return tuple((start + i * 7919) % N_CODES for i in range(n_codes))
-
-
-def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    assert ours.shape == theirs.shape
-    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-    assert error <= tolerance, f"error {error:.1e} of the maximum exceeds {tolerance:.0e}"
 
 
 # Recordings to latents.
@@ -154,7 +118,7 @@ def test_each_recording_of_a_batch_is_encoded_by_itself(vae) -> None:
 @pytest.mark.parametrize("tile_frames", [1, 7, 20, 100])
 def test_a_recording_encoded_in_tiles_is_the_recording_encoded_whole(vae, tile_frames: int) -> None:
     given = music(61 * SAMPLES_PER_FRAME)
-    assert_close(vae.latents(given, tile_frames), vae.first_stage_model.encode(given))
+    assert_close(vae.latents(given, tile_frames), vae.first_stage_model.encode(given), 1e-5)
 
 
 def test_only_a_tile_at_a_time_is_taken_to_the_vaes_device_and_precision(vae) -> None:
@@ -265,7 +229,7 @@ def test_a_broken_latent_has_no_codes(model) -> None:
 
 def test_hints_are_the_detokenizers(model, size: str) -> None:
     expected = golden_models.model(size).detokenize(torch.tensor([some_codes(40)]), torch.float32)
-    assert_close(hints(model, some_codes(40)), expected)
+    assert_close(hints(model, some_codes(40)), expected, 1e-5)
 
 
 @pytest.mark.parametrize(("weight_dtype", "cosine"), [("bf16", 0.999), ("fp8_e4m3fn", 0.9)])
@@ -281,7 +245,7 @@ def test_narrow_weights_write_nearly_the_same_hints_and_read_codes(model, folder
 def test_long_codes_in_parts_have_the_hints_of_the_whole(model, monkeypatch, groups: int) -> None:
     whole = hints(model, some_codes(13))
     monkeypatch.setattr(tokenizer, "GROUPS_AT_ONCE", groups)
-    assert_close(hints(model, some_codes(13)), whole)
+    assert_close(hints(model, some_codes(13)), whole, 1e-5)
 
 
 def test_the_same_codes_have_the_same_hints_and_those_the_same_codes(model) -> None:
@@ -293,8 +257,8 @@ def test_the_same_codes_have_the_same_hints_and_those_the_same_codes(model) -> N
 def test_shorter_sequences_go_on_with_silence_up_to_the_longest(model) -> None:
     made = hints(model, some_codes(4), some_codes(9, start=5), ())
     assert made.shape == (3, 45, CHANNELS)
-    assert_close(made[:1, :20], hints(model, some_codes(4)))
-    assert_close(made[1:2], hints(model, some_codes(9, start=5)))
+    assert_close(made[:1, :20], hints(model, some_codes(4)), 1e-5)
+    assert_close(made[1:2], hints(model, some_codes(9, start=5)), 1e-5)
     assert torch.equal(made[0, 20:], SILENCE[0, :25])
     assert torch.equal(made[2], SILENCE[0, :45])
 

@@ -15,15 +15,12 @@ import tiny_models
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.lora.files import read_adapter
 from acestep_pack.acestep_core.lora.fit import Strengths, fit
-from acestep_pack.acestep_core.models.conditioner import Tokens
-from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from acestep_pack.nodes.audio import AceStepDetokenize, AceStepEncodeAudio, AceStepReference, AceStepTokenize
 from acestep_pack.nodes.decode import AceStepDecode
 from acestep_pack.nodes.encode import AceStepEncode
 from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host import vae as vaes
-from acestep_pack.nodes.host.folders import TOKENIZER_FOLDER
 from acestep_pack.nodes.host.lora_patch import patched, shapes_of
 from acestep_pack.nodes.host.sockets import RECORDED_KEY, WAVEFORM_KEY, recorded_latent, recording_of
 from acestep_pack.nodes.region import AceStepRegion
@@ -31,6 +28,7 @@ from acestep_pack.nodes.sample import AceStepSample
 from acestep_pack.nodes.score import AceStepPickBest, AceStepScoreLyrics
 from acestep_pack.nodes.tasks import AceStepCover, AceStepRepaint
 from card import CARD, CPU, Card, put
+from reader import Reader
 
 N_FRAMES = 250
 GIB = 2**30
@@ -64,20 +62,6 @@ def between_nodes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     return where
 
 
-class Reader:
-    """Stands for a text encoder: states that are waves of the ids, where ComfyUI keeps what travels."""
-
-    def __init__(self) -> None:
-        self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
-
-    def states(self, text: Ids) -> Tokens:
-        return self.embeddings(text)
-
-    def embeddings(self, text: Ids) -> Tokens:
-        states = torch.sin(text.ids[..., None] * torch.arange(1.0, tiny_models.TEXT_SHAPE.width + 1))
-        return Tokens(states.to(mm.intermediate_device()), text.real.to(mm.intermediate_device()))
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
@@ -105,7 +89,9 @@ def test_songs_of_every_kind_are_made_on_the_card(between_nodes: torch.device, f
             AceStepCover.execute(recorded, 0.5, 0.5, True, "custom").result[0],
         ):
             codes_or_none = AudioCodes() if task else codes
-            made = AceStepEncode.execute(Reader(), SONG, 1.0, codes_or_none, task, reference).result
+            made = AceStepEncode.execute(
+                Reader(tiny_models.TEXT_SHAPE.width), SONG, 1.0, codes_or_none, task, reference
+            ).result
             (takes,) = AceStepSample.execute(model, *made, 7, 2, 2, 0.0, 2.0).result
             assert takes["samples"].device == between_nodes
             scores, _ = AceStepScoreLyrics.execute(model, made[0], takes).result

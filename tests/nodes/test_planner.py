@@ -167,7 +167,7 @@ def test_the_pace_stands_below_the_blueprint_and_not_in_it(planner):
 
 
 def test_without_codes_the_pace_is_that_of_the_thoughts(planner):
-    (text,) = plan(planner, think_codes=False, think_caption=True).ui["text"]
+    (text,) = plan(planner, think_codes=False, think_caption=True, top_p=1.0).ui["text"]
     assert re.search(r"</?think>.*\n\n[0-9]+ tokens in [0-9]+\.[0-9] s, [0-9]+ per second$", text, re.DOTALL)
 
 

@@ -561,6 +561,14 @@ def lit(row: np.ndarray) -> tuple[float, float]:
     return warm.min() / picture.LANE_WIDTH * 12, (warm.max() + 1) / picture.LANE_WIDTH * 12
 
 
+INVISIBLE = "\u200b\u0301"  # in some fonts
+
+
+def has_words(row: np.ndarray) -> bool:
+    """Tell whether anything is written over the heat of a row, in the colour of words alone."""
+    return bool((np.abs(row - np.array(heat.WORDS) / 255).max(-1) < 0.02).any())
+
+
 def test_a_line_is_warm_when_it_is_heard() -> None:
     first, second = rows_of(drawn(planted()))
     token_s = 12 / len(PIECES)
@@ -595,21 +603,28 @@ def test_weak_lines_have_a_colour_of_their_own() -> None:
         "हम साथ",
         "🎵🎶",
         "a" * 500,
-        "\u200b\u0301",
+        INVISIBLE,
         "�",
     ],
 )
 def test_every_script_is_drawn_somehow(text: str) -> None:
-    assert drawn(planted(("[", text, "]\n", text, "\n", "Stay", "\n"))).std() > 0
+    image = drawn(planted(("[", "Verse", "]\n", text, "\n", "Stay", "\n")))
+    assert image.shape == drawn(planted(("[", "Verse", "]\n", "Hold", "\n", "Stay", "\n"))).shape
+    top = picture.GAP + heat.HEADING + heat.ROW_GAP
+    assert has_words(image[top : top + heat.MOST_ROW]) or text == INVISIBLE
 
 
-@pytest.mark.parametrize("n_lines", [1, 60, 400])
-def test_every_number_of_lines_is_drawn(n_lines: int) -> None:
+@pytest.mark.parametrize(
+    ("n_lines", "row"), [(1, heat.MOST_ROW), (25, 40), (60, heat.LEAST_ROW), (400, heat.LEAST_ROW)]
+)
+def test_every_line_has_a_row_that_is_high_enough_to_read(n_lines: int, row: int) -> None:
     lyrics = Lyrics(tuple(piece for i in range(n_lines) for piece in (f"line {i}", "\n")))
     found = score_lyrics(torch.rand(1, 2 * n_lines, 60, generator=torch.Generator().manual_seed(0)), lyrics, 4.8)
     image = drawn(lyric_scorer.SungTake(lyrics, found.score.lines, found.energy, 0.0, 4.8, 4.8))
-    assert image.shape[1] == 1_000
-    assert np.isfinite(image).all()
+    rows = n_lines * row + (n_lines - 1) * heat.ROW_GAP
+    assert image.shape[:2] == (picture.GAP + rows + picture.AXIS_HEIGHT, 1_000)
+    tops = picture.GAP + (row + heat.ROW_GAP) * np.arange(n_lines)
+    assert all(has_words(image[top : top + row]) for top in tops)
 
 
 def test_the_picture_is_on_the_node(xl, conditioned, temp_dir: Path) -> None:

@@ -3,7 +3,6 @@
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,21 +11,16 @@ from torch import Tensor
 
 import golden_models
 import nodes as core_nodes  # ComfyUI's own, not ours
-import tiny_models
 from acestep_pack.acestep_core.constants import FRAME_RATE, SAMPLES_PER_FRAME
-from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.schedule import schedule
 from acestep_pack.acestep_core.pipeline.tasks import Task
 from acestep_pack.acestep_core.song.prompts import TRACKS
-from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from acestep_pack.nodes.decode import AceStepDecode
 from acestep_pack.nodes.encode import AceStepEncode
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
-from acestep_pack.nodes.host import vae as vaes
-from acestep_pack.nodes.host.folders import TOKENIZER_FOLDER
 from acestep_pack.nodes.host.sockets import ACESTEP_KEY, WAVEFORM_KEY, frame_mask, latent
 from acestep_pack.nodes.sample import AceStepSample
 from acestep_pack.nodes.tasks import (
@@ -39,6 +33,7 @@ from acestep_pack.nodes.tasks import (
     AceStepStitch,
 )
 from golden_models import z
+from reader import Reader
 
 CHANNELS, HOP = 64, SAMPLES_PER_FRAME
 BLEND = 12  # frames over which a balanced repaint fades into the source
@@ -71,29 +66,7 @@ def base(load):
     return load("base")
 
 
-@pytest.fixture(scope="module")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> vaes.AceStepVAE:
-    path: Path = tmp_path_factory.mktemp("vae") / "ace_1.5_vae.safetensors"
-    tiny_models.write_vae_comfy(path)
-    return vaes.load_vae(path)
-
-
 # What goes in, and how it is run.
-
-
-class Reader:
-    """Stands for a text encoder: states that are waves of the ids, or the same for any caption when deaf."""
-
-    def __init__(self, deaf: bool = False) -> None:
-        self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
-        self.deaf = deaf
-
-    def states(self, text: Ids) -> Tokens:
-        heard = Ids(torch.zeros_like(text.ids[:, :9]), text.real[:, :9]) if self.deaf else text
-        return self.embeddings(heard)
-
-    def embeddings(self, text: Ids) -> Tokens:
-        return Tokens(torch.sin(text.ids[..., None] * torch.arange(1.0, 49.0)), text.real)
 
 
 class Unread:

@@ -1,8 +1,5 @@
 """Our VAE in ComfyUI's audio nodes, and against ComfyUI's own reading of the same file."""
 
-import functools
-from pathlib import Path
-
 import comfy.sd
 import comfy.utils
 import pytest
@@ -10,57 +7,22 @@ import torch
 from comfy_extras.nodes_audio import VAEDecodeAudio, VAEDecodeAudioTiled, VAEEncodeAudio
 from torch import Tensor
 
-import tiny_models
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.nodes.decode import AceStepDecode
-from acestep_pack.nodes.host import vae as vaes
 from acestep_pack.nodes.host.sockets import latent
+from golden_models import assert_close
+from sounds import music
 
 CHANNELS = 64
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ComfyUI's file, bf16 as published."""
-    path = tmp_path_factory.mktemp("vae") / "ace_1.5_vae.safetensors"
-    tiny_models.write_vae_comfy(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def vae(file: Path) -> vaes.AceStepVAE:
-    return vaes.load_vae(file)
-
-
-@pytest.fixture(scope="module")
-def core_vae(file: Path) -> comfy.sd.VAE:
-    """The same file as core's VAELoader reads it, but for its width: core knows the released one alone."""
-    narrow = functools.partial(comfy.sd.AudioOobleckVAE, channels=tiny_models.VAE.decoder_width)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comfy.sd, "AudioOobleckVAE", narrow)
-        return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(file)))
 
 
 def latents(n_frames: int, n_items: int = 1) -> Tensor:
     return torch.randn(n_items, CHANNELS, n_frames, generator=torch.Generator().manual_seed(n_frames))
 
 
-def music(n_samples: int, n_channels: int = 2, n_items: int = 1) -> Tensor:
-    """Two tones a channel; the right side differs from the left."""
-    t = torch.arange(n_samples) / SAMPLE_RATE
-    sides = [torch.sin(2 * torch.pi * f * t) + 0.5 * torch.sin(2 * torch.pi * 3.1 * f * t) for f in (220, 331)]
-    return 0.4 * torch.stack(sides[:n_channels]).expand(n_items, -1, -1)
-
-
 def quiet(audio: Tensor) -> Tensor:
     """Return audio as core's decode node levels it."""
     return audio / (5 * audio.std(dim=(1, 2), keepdim=True)).clamp(min=1)
-
-
-def assert_close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
-    assert ours.shape == theirs.shape
-    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-    assert error <= tolerance, f"error {error:.1e} of the maximum exceeds {tolerance:.0e}"
 
 
 @pytest.mark.parametrize(("n_frames", "n_items"), [(1, 1), (25, 1), (300, 2)])

@@ -82,7 +82,7 @@ def diffusers_condition_encoder(size: str) -> modeling_ace_step.AceStepCondition
 
 
 def official_condition_encoder(size: str) -> modeling_ace_step.AceStepConditionEncoder:
-    """Return a copy of diffusers' encoder that reads XL's timbre as the official code does (D1)."""
+    """Return a copy of diffusers' encoder that reads XL's timbre as the official code does."""
     model = diffusers_condition_encoder.__wrapped__(size)
     if size == "xl":
         timbre = model.timbre_encoder

@@ -14,14 +14,8 @@ from parity.peers import ONE_PART, SIZES
 
 pytestmark = pytest.mark.parity
 
-# ComfyUI leaves the window out (D6), which cannot be seen in sequences this long.
+# ComfyUI leaves the window out, which cannot be seen in sequences this long.
 WITHIN_REACH = 129
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 def tokens(name: str, lengths: tuple[int, ...]) -> Tokens:
@@ -39,7 +33,7 @@ def assert_real_tokens_close(ours: Tokens, states: Tensor, real: Tensor) -> None
 @pytest.mark.parametrize("owner", [(0, 1), (0, 0, 1), (1, 0, 1, 1)])
 @pytest.mark.parametrize("size", SIZES)
 def test_packed_condition_of_a_padded_batch_equals_diffusers(size, owner, build):
-    """On XL against diffusers with the learned token put in front of the timbre (D1)."""
+    """On XL against diffusers with the learned token put in front of the timbre."""
     text, lyric = tokens("peer.text", (7, 5)), tokens("peer.lyric", (200, 301))
     reference, owner = z("peer.reference", len(owner), 260, 64), torch.tensor(owner)
     theirs = peers.official_condition_encoder(size)(text.states, text.real, lyric.states, lyric.real, reference, owner)
@@ -47,7 +41,7 @@ def test_packed_condition_of_a_padded_batch_equals_diffusers(size, owner, build)
 
 
 def test_diffusers_reads_xl_timbre_without_the_class_token():
-    """D1: only the timbre token differs. Fails on the day diffusers follows the official code."""
+    """Only the timbre token differs. Fails on the day diffusers follows the official code."""
     given = z("peer.reference", 1, 260, 64), torch.tensor([0])
     theirs, _ = peers.diffusers_condition_encoder("xl").timbre_encoder(*given)
     ours = model("xl").encoder.timbre_encoder(given[0])
@@ -90,14 +84,14 @@ def test_condition_and_velocity_of_one_short_song_equal_comfyuis_whole_model(wit
     n_frames = 101
     silence, x = z("peer.silence", 1, n_frames, 64), z("peer.x", 1, n_frames, 64)
     text, lyric = tokens("peer.text", (7,)), tokens("peer.lyric", (64,))
-    # Enough of them: ComfyUI fills up with codes where the official code fills up with silence (D11).
+    # Enough of them: ComfyUI fills up with codes where the official code fills up with silence.
     codes = [(i * 7919) % 64_000 for i in range(21)] if with_codes else []
     theirs = peers.comfyui_model("2b")(
         x.mT,
         torch.tensor([0.5]),
         text.states,
         lyric.states,
-        refer_audio=silence.mT,  # as long as the song, because that is what ComfyUI takes (D8)
+        refer_audio=silence.mT,  # as long as the song, because that is what ComfyUI takes
         audio_codes=torch.tensor([codes]) if codes else None,
         is_covers=bool(codes),
         replace_with_null_embeds=null,

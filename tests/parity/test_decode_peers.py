@@ -41,12 +41,6 @@ UNCOND = [151_644, *range(700, 728), 151_667, 271, 151_668, 271]
 parametrized = pytest.mark.parametrize("config", [TIED, UNTIED], ids=["tied", "own head"])
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @functools.cache
 def ours(config: Qwen3Config) -> Qwen3:
     model = Qwen3(config)

@@ -1,7 +1,6 @@
 """Where implementations disagree and ours follows the official one: each rule against a formula of a few lines.
 
-The numbers D1 to D24 are those of the project's list of disagreements. D1, D5, D13, D14, D18 (captions), D21 and
-D22 are tested beside the part they belong to, in the other files of this folder.
+README.md in this folder lists them all. Those that belong to one part are tested beside it, in the other files here.
 """
 
 import copy
@@ -39,12 +38,6 @@ pytestmark = pytest.mark.parity
 SILENCE = z("peer.silence", 1, 900, 64)
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 def tokens(name: str, n_tokens: int) -> Tokens:
     return Tokens(z(name, 1, n_tokens, 48), torch.ones(1, n_tokens, dtype=torch.bool))
 
@@ -60,7 +53,7 @@ def diffusers_hints(codes: tuple[int, ...]) -> Tensor:
     return peers.diffusers_detokenizer("2b")(vectors)[0]
 
 
-def test_d6_lyric_and_timbre_encoders_keep_their_window():
+def test_lyric_and_timbre_encoders_keep_their_window():
     """ComfyUI's have none; they equal ours once their even layers get one."""
     peer = copy.deepcopy(peers.comfyui_model("2b").encoder)
     for layer in (*peer.lyric_encoder.layers[::2], *peer.timbre_encoder.layers[::2]):
@@ -76,7 +69,7 @@ def test_d6_lyric_and_timbre_encoders_keep_their_window():
 
 @pytest.mark.parametrize("n_frames", [128, 850])
 @pytest.mark.parametrize("n_silence", [900, 256])
-def test_d8_timbre_without_a_reference_is_that_of_750_silence_frames(n_frames, n_silence):
+def test_timbre_without_a_reference_is_that_of_750_silence_frames(n_frames, n_silence):
     silence = SILENCE[:, :n_silence]
     made = condition(model("2b"), encoding(), silence, n_frames, torch.zeros(1))
     thirty_seconds = torch.cat([silence] * 3, dim=1)[:, :750]
@@ -84,7 +77,7 @@ def test_d8_timbre_without_a_reference_is_that_of_750_silence_frames(n_frames, n
     assert_close(made.tokens.states[:, 20], timbre[:, 0], ONE_PART)  # behind the 20 tokens of lyrics
 
 
-def test_d9_each_item_of_a_batch_gets_the_timbre_of_its_own_reference():
+def test_each_item_of_a_batch_gets_the_timbre_of_its_own_reference():
     """ComfyUI gives all of them to the first item."""
     both = [Tokens(part.states.repeat(2, 1, 1), part.real.repeat(2, 1)) for part in (encoding().text, encoding().lyric)]
     reference = z("peer.reference", 2, 260, 64)
@@ -96,7 +89,7 @@ def test_d9_each_item_of_a_batch_gets_the_timbre_of_its_own_reference():
         assert_close(packed.states[item : item + 1, 20], timbre[:, 0], ONE_PART)
 
 
-def test_d10_mask_of_a_region_is_one_inside_and_zero_outside():
+def test_mask_of_a_region_is_one_inside_and_zero_outside():
     source = z("peer.source", 2, 50, 64)
     mask = AceStepPipeline._build_chunk_mask(
         SimpleNamespace(latents_per_second=25.0), "repaint", 50, 2, "cpu", torch.float32, 64, 0.8, 1.6, True
@@ -105,12 +98,12 @@ def test_d10_mask_of_a_region_is_one_inside_and_zero_outside():
     assert torch.equal(chunk_context(source, inside.expand(2, -1)), torch.cat((source, mask), dim=-1))
 
 
-def test_d10_mask_is_one_everywhere_when_a_whole_song_is_made():
+def test_mask_is_one_everywhere_when_a_whole_song_is_made():
     made = condition(model("2b"), encoding(), SILENCE, 128, torch.zeros(1))
     assert torch.equal(made.context, torch.cat((SILENCE[:, :128], torch.ones(1, 128, 64)), dim=-1))
 
 
-def test_d11_codes_that_end_early_go_on_with_silence_from_its_start():
+def test_codes_that_end_early_go_on_with_silence_from_its_start():
     """ComfyUI goes on with a code, diffusers with code 0."""
     codes = AudioCodes(((5, 40_775, 63_999), (11_527,)))
     made = condition(model("2b"), encoding(codes=codes), SILENCE, 20, torch.zeros(1))
@@ -120,7 +113,7 @@ def test_d11_codes_that_end_early_go_on_with_silence_from_its_start():
         assert_close(row[:, :64], by_hand, ONE_PART)
 
 
-def test_d11_codes_that_last_too_long_are_cut():
+def test_codes_that_last_too_long_are_cut():
     made = condition(model("2b"), encoding(codes=AudioCodes(((7, 8, 9),))), SILENCE, 12, torch.zeros(1))
     assert_close(made.context[0, :, :64], diffusers_hints((7, 8, 9))[:12], ONE_PART)
 
@@ -130,29 +123,29 @@ def test_d11_codes_that_last_too_long_are_cut():
     # The duration is rounded to a tenth of a second, which is 2.5 frames.
     [(0, 128), (5, 128), (5.2, 130), (10, 250), (10.04, 250), (10.06, 252), (10.1, 252), (59.99, 1500), (600, 15_000)],
 )
-def test_d12_frames_are_rounded_down_and_at_least_128(duration_s, n_frames):
+def test_frames_are_rounded_down_and_at_least_128(duration_s, n_frames):
     assert frames_for(duration_s) == n_frames
 
 
 @pytest.mark.parametrize("gain", [0.01, 0.9, 30.0])
-def test_d16_level_is_minus_one_decibel_up_and_down(gain):
+def test_level_is_minus_one_decibel_up_and_down(gain):
     """diffusers first divides by a peak above 1, which the second step makes up for."""
     audio = gain * z("peer.audio", 2, 2, 500)
     peak = torch.tensor([take.abs().max() for take in audio])[:, None, None]
     assert_close(normalize_peak(audio, -1.0), audio / peak * 10 ** (-1 / 20), ONE_PART)
 
 
-def test_d16_silence_is_not_made_louder():
+def test_silence_is_not_made_louder():
     audio = torch.full((1, 2, 100), 1e-7)
     assert torch.equal(normalize_peak(audio, -1.0), audio)
 
 
-def test_d17_published_silence_equals_comfyuis():
-    """For files without one. Where the checkpoint brings its own 15,000 frames, those are used: see D8 and D10."""
+def test_published_silence_equals_comfyuis():
+    """For files without one. Where the checkpoint brings its own 15,000 frames, those are used."""
     assert torch.equal(published_silence(2_000), get_silence_latent(2_000, "cpu").mT)
 
 
-def test_d18_lyrics_the_model_cannot_read_to_their_end_are_refused():
+def test_lyrics_the_model_cannot_read_to_their_end_are_refused():
     """The official code cuts them in silence, ComfyUI reads on past what the model was trained with."""
     tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
     around = lyric_ids(tokenizer, SongSpec()).tokens.ids.shape[1]
@@ -175,7 +168,7 @@ RECORDING = tasks.Source(z("peer.recording", 1, 250, 64))
         (tasks.complete(RECORDING), AudioCodes(), "complete"),
     ],
 )
-def test_d19_caption_carries_the_instruction_of_its_task(task, codes, expected):
+def test_caption_carries_the_instruction_of_its_task(task, codes, expected):
     """ComfyUI writes the cover instruction always; it is right only where codes are given."""
     tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
     read = []
@@ -193,7 +186,7 @@ def test_d19_caption_carries_the_instruction_of_its_task(task, codes, expected):
     assert (made.text is made.text_to_music) == (expected == "text2music")
 
 
-def test_d20_turbo_snaps_custom_levels_to_those_it_was_distilled_at_and_leaves_shift_free():
+def test_turbo_snaps_custom_levels_to_those_it_was_distilled_at_and_leaves_shift_free():
     distilled = np.unique([s * t / (1 + (s - 1) * t) for s in (1, 2, 3) for t in np.arange(1, 9) / 8])
     asked = (0.97, 0.76, 0.615, 0.5, 0.395, 0.28, 0.18, 0.085)
     nearest = [distilled[np.abs(distilled - level).argmin()] for level in asked]
@@ -202,7 +195,7 @@ def test_d20_turbo_snaps_custom_levels_to_those_it_was_distilled_at_and_leaves_s
     assert schedule(2, 2.4)[1] == pytest.approx(2.4 * 0.5 / (1 + 1.4 * 0.5))
 
 
-def test_d23_wavelet_correction_is_off_unless_asked_for():
+def test_wavelet_correction_is_off_unless_asked_for():
     for settings in (SamplerSettings(), Options().settings, official(is_turbo=False).settings):
         assert settings.dcw.mode == "off"
     assert official(is_turbo=True).settings.dcw == Dcw("double", 0.05, 0.02)
@@ -210,7 +203,7 @@ def test_d23_wavelet_correction_is_off_unless_asked_for():
 
 @pytest.mark.parametrize("n_frames", [1, 2, 37, 64])
 @pytest.mark.parametrize("mode", ["low", "high", "double", "pix"])
-def test_d23_wavelet_correction_equals_pywavelets(mode, n_frames):
+def test_wavelet_correction_equals_pywavelets(mode, n_frames):
     x, data, t = z("peer.x", 2, n_frames, 64), z("peer.data", 2, n_frames, 64), 0.7
     gains = {"low": (0.7 * 0.05, 0), "high": (0, 0.3 * 0.05), "double": (0.7 * 0.05, 0.3 * 0.02)}
     if mode == "pix":
@@ -225,12 +218,12 @@ def test_d23_wavelet_correction_equals_pywavelets(mode, n_frames):
 @pytest.mark.parametrize(
     ("n_steps", "strength", "step"), [(8, 1.0, 8), (8, 0.5, 4), (8, 0.99, 7), (50, 0.33, 16), (8, 0, 0)]
 )
-def test_d24_codes_are_dropped_at_once_from_step_n_times_strength(n_steps, strength, step):
+def test_codes_are_dropped_at_once_from_step_n_times_strength(n_steps, strength, step):
     """diffusers mixes two velocities in every step instead."""
     assert encoding(task=tasks.text2music(strength)).turns_plain_at(n_steps) == step
 
 
-def test_d24_without_its_codes_a_song_is_conditioned_as_text_to_music():
+def test_without_its_codes_a_song_is_conditioned_as_text_to_music():
     with_codes = encoding(codes=AudioCodes(((5, 40_775, 63_999),)), task=tasks.text2music(0.5))
     without = Encoding(with_codes.text_to_music, with_codes.text_to_music, with_codes.lyric)
     dropped = condition(model("2b"), with_codes, SILENCE, 128, torch.zeros(1), plain=True)

@@ -23,12 +23,6 @@ BATCH, N_STATES = 2, 12
 SILENCE = z("peer.silence", 1, 800, 64)
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """What one forward is asked: x [2, T, 64], context [2, T, 128], condition states [2, L, E]."""
@@ -105,7 +99,7 @@ def test_run_with_cached_condition_and_modulations_equals_diffusers_at_every_ste
 @pytest.mark.parametrize("build", [model, peers.ours_on_comfyui_ops])
 @pytest.mark.parametrize("size", SIZES)
 def test_items_with_different_lyrics_in_a_batch_equal_diffusers_on_each_alone(size, build):
-    """D5: the official code lets the padding of a batch leak into cross-attention; ours hides it."""
+    """The official code lets the padding of a batch leak into cross-attention; ours hides it."""
     given = inputs(size, 301)
     n_text, n_lyric = (7, 5), (300, 140)
     text = Tokens(z("peer.text", BATCH, 7, 48), torch.arange(7) < torch.tensor(n_text)[:, None])

@@ -15,12 +15,6 @@ NOISE_LEVELS = (1.0, 0.9545454545454546, 0.3)
 LONG = 301  # stored every tenth frame
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_weight_formula_gives_the_weights_the_official_code_was_run_on(size):
     expected = json.loads((GOLDEN / "info.json").read_text())["weights"][f"{size}_turbo"]

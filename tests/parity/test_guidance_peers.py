@@ -102,7 +102,7 @@ def test_apg_with_momentum_over_several_steps_equals_diffusers(scale):
 
 
 def test_apg_is_the_default_of_guidance_and_options():
-    """D22: ComfyUI and DiffSynth guide plainly."""
+    """ComfyUI and DiffSynth guide plainly."""
     assert Guidance().method == Options().guidance_method == "apg"
 
 
@@ -141,7 +141,7 @@ def test_adg_turns_each_frame_by_a_limited_multiple_of_its_angle(scale, t):
 
 
 def test_guidance_interval_is_in_noise_level_not_in_progress():
-    """D21: diffusers compares 1 − t."""
+    """diffusers compares 1 − t."""
     late = Guidance("apg", 7.0, interval=(0.0, 0.3))
     assert [late.applies_at(t) for t in (1.0, 0.7, 0.31, 0.3, 0.1)] == [False, False, False, True, True]
     assert not Guidance("apg", 1.0).applies_at(0.5)

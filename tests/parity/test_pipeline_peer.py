@@ -19,7 +19,7 @@ from parity.peers import SIZES
 pytestmark = pytest.mark.parity
 
 SILENCE = z("peer.silence", 1, 800, 64)
-# A length both sides round to the same 305 frames (D12), and codes that fill it (D11).
+# A length both sides round to the same 305 frames, and codes that fill it.
 SONG = SongSpec(
     caption="slow waltz for music box, rain on the window",
     lyrics="[Verse]\nRegen auf dem Dach\n雨が降る\n\n[Chorus]\nstay, stay a while",
@@ -32,12 +32,6 @@ SONG = SongSpec(
 N_FRAMES = 305
 CODES = tuple(i * 7919 % 64_000 for i in range(N_FRAMES // 5))
 TAKES = (0, 0)  # two takes of the one plan
-
-
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(params=SIZES)

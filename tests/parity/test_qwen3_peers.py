@@ -23,12 +23,6 @@ SONGS = {row["example"].removesuffix(".json"): row for row in PROMPTS["songs"]}
 CAPTIONS = [row["dit_text"] for row in PROMPTS["songs"]]
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return load_tokenizer(peers.TOKENIZER_FOLDER)
@@ -95,7 +89,7 @@ def test_lyric_ids_of_a_song_equal_transformers(tokenizer, name):
 
 @pytest.mark.parametrize("n_words", [254, 255, 256, 400])
 def test_long_caption_is_cut_to_256_tokens_with_one_end_of_text_as_in_transformers(tokenizer, n_words):
-    """D18: ComfyUI does not cut."""
+    """ComfyUI does not cut."""
     texts = [" la" * n_words]
     ours = caption_ids(tokenizer, texts)
     assert_same_ids(ours, transformers_ids(texts, 256))

@@ -2,10 +2,10 @@
 
 Held where the rules agree: strength 1, a region of one piece that lies on tenths of a second, nothing put back
 outside it. The differences, each a test at the end or elsewhere in this folder:
-- a cover's strength mixes two velocities in every step and keeps the source, ours switches once (D24);
+- a cover's strength mixes two velocities in every step and keeps the source, ours switches once;
 - a repaint puts nothing back outside its region, neither latents nor samples;
 - a source shorter than 128 frames stays as short, ours is filled up with silence and cut back;
-- lengths in seconds are rounded up to frames, ours down (D12);
+- lengths in seconds are rounded up to frames, ours down;
 - codes replace the source of lego, extract and complete, ours refuse them, and fill all of a repaint, not its region;
 - any word is a track;
 - a region that begins before the source or ends behind it is cut off, there is no extending or stitching.
@@ -80,12 +80,6 @@ TASKS: dict[str, tuple[Task | None, dict[str, object]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 def pipeline(size: str, source: Tensor = SOURCE.latents) -> AceStepPipeline:
     """Return diffusers' pipeline with a VAE that makes these latents of whatever it hears."""
     made = peers.diffusers_pipeline(size, SILENCE)
@@ -151,7 +145,7 @@ def test_several_tracks_in_one_batch_equal_diffusers_one_by_one():
 # Where we differ.
 
 
-def test_d24_diffusers_cover_strength_mixes_velocities_and_never_lets_go_of_the_source():
+def test_diffusers_cover_strength_mixes_velocities_and_never_lets_go_of_the_source():
     theirs = diffusers_latents(pipeline("2b"), task_type="cover", audio_cover_strength=0.5)
     task, net = cover(SOURCE, 0.5), model("2b")
     encoding, run = encode(peers.Reader(), SONG, task=task), Run(net, SILENCE)

@@ -20,12 +20,6 @@ N_VECTORS = 20_000
 CODES = (torch.arange(240) * 7919 % N_CODES).view(2, 120)
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture(scope="module")
 def library() -> ResidualFSQ:
     """The library's quantiser with the projections of our 2B model."""
@@ -40,7 +34,7 @@ def library() -> ResidualFSQ:
 @pytest.mark.parametrize("n_frames", [5, 23, 504])
 @pytest.mark.parametrize("size", SIZES)
 def test_codes_of_latents_equal_diffusers(size, n_frames, build):
-    """The last group is filled up with the first frames of silence, not with zeros (D13)."""
+    """The last group is filled up with the first frames of silence, not with zeros."""
     latents, silence = z("peer.latents", 2, n_frames, 64), z("peer.silence", 1, 100, 64)
     _, codes = peers.diffusers_tokenizer(size).tokenize(latents, silence)
     assert torch.equal(build(size).tokenize(latents, silence), codes[..., 0])
@@ -85,7 +79,7 @@ def test_every_code_stands_for_the_librarys_numbers(library):
 
 
 def test_bounding_is_a_soft_clamp_then_a_hard_one():
-    """D14: ComfyUI takes tanh twice and acestep.cpp once, without the soft clamp: other thresholds."""
+    """ComfyUI takes tanh twice and acestep.cpp once, without the soft clamp: other thresholds."""
     numbers = 1.5 * z("peer.numbers", N_VECTORS, 6)
 
     def code(row: np.ndarray) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from acestep_pack.acestep_core.bundle import KEY
 from acestep_pack.acestep_core.constants import FRAME_RATE, SAMPLE_RATE
-from api_prompts import SHORT_S, Prompt, add, assert_fails, link, node, shipped, text_to_song
+from api_prompts import SHORT_S, Prompt, add, assert_fails, link, node, saved, shipped, text_to_song
 from client import Client, Run
 from comfyui import Server
 
@@ -59,11 +59,6 @@ def text_on(run: Run, at: str) -> list[str]:
     assert run.ok, run.errors
     (text,) = run.outputs[at]["text"]
     return text.splitlines()
-
-
-def saved(server: Server, run: Run, at: str) -> list[Path]:
-    assert run.ok, run.errors
-    return [server.output_dir / file["subfolder"] / file["filename"] for file in run.outputs[at]["audio"]]
 
 
 def scores_of(path: Path) -> dict[str, float]:

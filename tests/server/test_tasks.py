@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
-from api_prompts import Prompt, add, assert_fails, link, node, shipped
-from client import Client, Run
+from api_prompts import Prompt, add, assert_fails, link, node, saved, shipped
+from client import Client
 from comfyui import Server
 
 pytestmark = pytest.mark.server
@@ -32,13 +32,6 @@ def quick(workflow: str, **changes: dict) -> Prompt:
     return shipped(workflow, **changes)
 
 
-def files_of(server: Server, run: Run) -> list[Path]:
-    """Return the audio files of a run."""
-    assert run.ok, run.errors
-    files = [file for output in run.outputs.values() for file in output.get("audio", ())]
-    return [server.output_dir / file["subfolder"] / file["filename"] for file in files]
-
-
 def samples_of(path: Path) -> np.ndarray:
     """Return the samples [S, 2] of a file as whole numbers: those of 24-bit files are exact."""
     samples, sample_rate = soundfile.read(path, always_2d=True, dtype="int32")
@@ -48,7 +41,7 @@ def samples_of(path: Path) -> np.ndarray:
 
 def made(server: Server, client: Client, prompt: Prompt) -> np.ndarray:
     """Return the samples of the only file that a prompt saves."""
-    (path,) = files_of(server, client.run(prompt))
+    (path,) = saved(server, client.run(prompt))
     return samples_of(path)
 
 
@@ -82,7 +75,7 @@ def whole_frames(seconds: float) -> int:
     ],
 )
 def test_a_workflow_makes_what_it_says(server: Server, client: Client, workflow: str, n_samples: list[int]) -> None:
-    files = files_of(server, client.run(quick(workflow)))
+    files = saved(server, client.run(quick(workflow)))
     assert [len(samples_of(path)) for path in files] == n_samples
     assert all(samples_of(path).std() > 0 for path in files)
 
@@ -97,7 +90,7 @@ def test_a_song_can_sound_like_a_recording(server: Server, client: Client) -> No
 
 
 def test_stems_are_named_after_their_tracks(server: Server, client: Client) -> None:
-    files = files_of(server, client.run(quick("12_extract_stems")))
+    files = saved(server, client.run(quick("12_extract_stems")))
     assert [path.stem.split("_")[-1] for path in files] == ["vocals", "drums", "bass", "guitar", "keyboard"]
 
 
@@ -125,7 +118,7 @@ def test_repainting_nothing_gives_the_song_back_without_a_run(server: Server, cl
     nothing = add(prompt, "SolidMask", value=0.0, width=501, height=1)
     prompt[node(prompt, "AceStepRepaint")]["inputs"]["mask"] = [nothing, 0]
     run = client.run(prompt)
-    (path,) = files_of(server, run)
+    (path,) = saved(server, run)
     assert np.array_equal(samples_of(path), given(server))
     assert run.outputs[node(prompt, "AceStepSample")]["text"] == ["nothing to generate: the source as it is"]
 
@@ -200,7 +193,7 @@ if REAL_MUSIC:  # without any there is nothing to collect
                 add(prompt, "TrimAudioDuration", audio=loaded, start_index=5.0, duration=20.0),
                 0,
             ]
-        for path in files_of(server, client.run(prompt)):
+        for path in saved(server, client.run(prompt)):
             samples = samples_of(path)
             assert len(samples) >= 20 * SAMPLE_RATE
             assert samples.std() > 0

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME, frames_for
-from api_prompts import WORKFLOWS, Prompt, add, link, node, text_to_song
-from client import Client, Run
+from api_prompts import WORKFLOWS, Prompt, add, link, node, saved, text_to_song
+from client import Client
 from comfyui import Server
 
 pytestmark = pytest.mark.server
@@ -34,13 +34,6 @@ LAYOUTS = {
 }
 COMBOS = {"AceStepLoadModel": "model", "AceStepLoadTextEncoder": "text_encoder", "AceStepLoadVAE": "vae"}
 OTHER_MODELS = {"qwen_1.7b_ace15.safetensors", "acestep-5Hz-lm-0.6B/"}  # planners lie among the text encoders
-
-
-def saved(server: Server, run: Run) -> list[Path]:
-    """Return the audio files of a run."""
-    assert run.ok, run.errors
-    files = [file for output in run.outputs.values() for file in output.get("audio", ())]
-    return [server.output_dir / file["subfolder"] / file["filename"] for file in files]
 
 
 def listen(path: Path) -> np.ndarray:

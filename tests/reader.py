@@ -1,0 +1,28 @@
+"""Stands for a text encoder where the words matter and the network does not. Needs ComfyUI's modules."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import torch
+
+from acestep_pack.acestep_core.models.conditioner import Tokens
+from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
+from acestep_pack.nodes.host.folders import TOKENIZER_FOLDER
+
+
+class Reader:
+    """Gives waves of the ids for states, the same for any caption when deaf, where ComfyUI keeps what travels."""
+
+    def __init__(self, width: int = 48, deaf: bool = False) -> None:
+        self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
+        self.width = width
+        self.deaf = deaf
+
+    def states(self, text: Ids) -> Tokens:
+        heard = Ids(torch.zeros_like(text.ids[:, :9]), text.real[:, :9]) if self.deaf else text
+        return self.embeddings(heard)
+
+    def embeddings(self, text: Ids) -> Tokens:
+        states = torch.sin(text.ids[..., None] * torch.arange(1.0, self.width + 1))
+        device = comfy.model_management.intermediate_device()
+        return Tokens(states.to(device), text.real.to(device))
