@@ -1,4 +1,4 @@
-"""The LoRA loader: every trainer's adapter on a MODEL, with strengths by part and a report of what took."""
+"""The LoRA loader: puts any trainer's adapter on a MODEL, with strengths by part and a report of what matched."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AceStepLoadLora(io.ComfyNode):
             node_id="AceStepLoadLora",
             display_name="Load ACE-Step LoRA",
             category=LOADERS,
-            description="Puts a LoRA, DoRA, LoKr or LoHa of any trainer on the model, and says how much of it took.",
+            description="Puts a LoRA, DoRA, LoKr or LoHa of any trainer on the model, and reports what matched.",
             search_aliases=["ace step lora", "adapter", "dora", "lokr", "loha", "peft"],
             inputs=[
                 io.Model.Input(
@@ -48,24 +48,29 @@ class AceStepLoadLora(io.ComfyNode):
                 ),
                 _strength(
                     "strength",
-                    "How strongly the adapter acts. 1 is as it was trained, 0 is off, below 0 is its opposite.",
+                    "How strongly the adapter acts. 1 is as trained, 0 is off, below 0 is the opposite.",
                     advanced=False,
                 ),
-                _strength("strength_self_attention", "Times strength, for how the music hangs together over time."),
                 _strength(
-                    "strength_cross_attention", "Times strength, for how caption, lyrics and voice are followed."
+                    "strength_self_attention",
+                    "Multiplied by strength, for self-attention: how the music hangs together over time.",
                 ),
-                _strength("strength_mlp", "Times strength, for the layers that shape the sound itself."),
+                _strength(
+                    "strength_cross_attention",
+                    "Multiplied by strength, for cross-attention: how caption, lyrics and voice are followed.",
+                ),
+                _strength("strength_mlp", "Multiplied by strength, for the MLP layers: the sound itself."),
                 _strength(
                     "strength_condition_encoder",
-                    "Times strength, for how caption, lyrics and reference are read. Few adapters change that.",
+                    "Multiplied by strength, for the condition encoder: how caption, lyrics and reference are "
+                    "read. Few adapters change it.",
                 ),
                 io.String.Input(
                     "portable_copy",
                     default="",
                     optional=True,
-                    tooltip="A name under which to keep the adapter in the form that the most programs read, as a file "
-                    "in ComfyUI's output/loras folder. Empty keeps none.",
+                    tooltip="A file name. The adapter is saved under it in ComfyUI's output/loras folder, in the form "
+                    "that most programs read. Empty saves nothing.",
                     advanced=True,
                 ),
             ],
@@ -73,15 +78,14 @@ class AceStepLoadLora(io.ComfyNode):
                 io.Model.Output(
                     tooltip="A copy of the model with the adapter on it; the model that came in is unchanged."
                 ),
-                io.String.Output(display_name="report", tooltip="What was loaded, what matched, and what to watch."),
-                io.String.Output(display_name="portable_file", tooltip="The portable copy, or nothing."),
+                io.String.Output(display_name="report", tooltip="What was loaded, what matched, and warnings."),
+                io.String.Output(display_name="portable_file", tooltip="The file name of the portable copy, or empty."),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, adapter, **_inputs):
-        # A trainer may save over the file.
-
+        # A trainer may overwrite the file.
         return [file.stat().st_mtime_ns for file in files_of(path_of(LORA_FOLDERS, adapter))]
 
     @classmethod
@@ -101,16 +105,15 @@ class AceStepLoadLora(io.ComfyNode):
         )
         shapes = shapes_of(model)
         read = read_adapter(folders.path_of(LORA_FOLDERS, adapter))
-        found = fit(read, shapes)
+        fitted = fit(read, shapes)
         copy = _portable(read, portable_copy) if portable_copy.strip() else ""
-        report = "\n".join((describe(read, found, strengths), *([f"portable copy: {copy}"] if copy else ())))
+        report = "\n".join((describe(read, fitted, strengths), *([f"portable copy: {copy}"] if copy else ())))
         progress.log.info(report)
-        return io.NodeOutput(patched(model, found, strengths), report, copy, ui={"text": (report,)})
+        return io.NodeOutput(patched(model, fitted, strengths), report, copy, ui={"text": (report,)})
 
 
 def _portable(adapter, name: str) -> str:
-    """Return the file under ComfyUI's output folder that holds an adapter in portable form; one that is there stays."""
-
+    """Return the file under ComfyUI's output folder that holds an adapter in portable form; an existing file stays."""
     file = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'), 'portable_copy')}.safetensors"
     path = Path(folder_paths.get_output_directory()) / file
     if not path.exists():
@@ -120,7 +123,6 @@ def _portable(adapter, name: str) -> str:
 
 def _options() -> list[str]:
     """Return the files in models/loras and the PEFT folders as `name/`, whose files are not listed again."""
-
     roots = folder_paths.get_folder_paths(LORA_FOLDERS[0])
     folders = sorted({name for root in roots for name in list_adapter_folders(Path(root))})
     files = [name.replace("\\", "/") for name in folder_paths.get_filename_list(LORA_FOLDERS[0])]

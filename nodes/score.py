@@ -1,4 +1,4 @@
-"""How good takes are, and what to do about it: scores, the best of many, the lines to sing again."""
+"""Nodes that score takes and plans, pick the best, and mark the lines to sing again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ MAX_PICKS = 64
 MAX_WEIGHT = 10.0
 MAX_LINES = 100
 MAX_PADDING_S = 10.0
-NOTHING_COUNTS = "no take has a score that counts here, so the first are kept; score them, or set another weight"
+NOTHING_COUNTS = (
+    "no take has a score with a weight here, so the first takes are kept; score them, or set another weight"
+)
 
 
 class AceStepScoreLyrics(io.ComfyNode):
@@ -36,25 +38,25 @@ class AceStepScoreLyrics(io.ComfyNode):
             node_id="AceStepScoreLyrics",
             display_name="ACE-Step Score Lyrics",
             category=SCORE,
-            description="Hears how well each take sings its lyrics, and when, and shows it line by line.",
+            description="Scores how well each take sings its lyrics, and shows when each line is sung.",
             search_aliases=["lyric timestamps", "lrc", "karaoke", "alignment score", "best of n", "quality"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the takes were sampled with, from Load ACE-Step Model."),
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="What the takes were sampled with, from ACE-Step Encode Song. It brings the lyrics.",
+                    tooltip="What the takes were sampled with, from ACE-Step Encode Song. It holds the lyrics.",
                 ),
                 io.Latent.Input("latent", tooltip="The takes, from the sampler; or a recording of this song, encoded."),
                 _extended_input(),
             ],
             outputs=[
                 ScoreSocket.Output(
-                    display_name="score", tooltip="Of each take: scores from 0 to 1, and when its lines are sung."
+                    display_name="score", tooltip="For each take: scores from 0 to 1, and when its lines are sung."
                 ),
                 io.String.Output(
                     display_name="lrc",
-                    tooltip="Timed lyrics of the first take as LRC text. ACE-Step Save writes each take's own where "
-                    "the score is connected.",
+                    tooltip="Timed lyrics of the first take as LRC text. With the score connected, ACE-Step Save "
+                    "writes those of every take.",
                 ),
             ],
             is_output_node=True,
@@ -86,15 +88,17 @@ class AceStepScorePlan(io.ComfyNode):
             inputs=[
                 PlannerSocket.Input("planner", tooltip="From Load ACE-Step Planner."),
                 SongSocket.Input(
-                    "song", tooltip="The song as it was planned, from ACE-Step Plan. What it leaves open is not asked."
+                    "song", tooltip="The planned song, from ACE-Step Plan. Fields on auto are not scored."
                 ),
-                CodesSocket.Input("codes", tooltip="The codes of its plans, or of a recording, tokenized."),
+                CodesSocket.Input(
+                    "codes", tooltip="The codes of its plans, or of a recording, from ACE-Step Tokenize."
+                ),
                 _extended_input(),
             ],
             outputs=[
                 ScoreSocket.Output(
                     display_name="score",
-                    tooltip="Of each plan a score from 0 to 1; of each take sung from it where a score is extended.",
+                    tooltip="A score from 0 to 1 for each plan, or for each take if other scores are connected.",
                 )
             ],
             is_output_node=True,
@@ -104,9 +108,9 @@ class AceStepScorePlan(io.ComfyNode):
     def execute(cls, planner, song, codes, score=None):
         ready = planner.ready(bytes_to_score(planner.planner, song, codes))
         scored = score_plans(ready, song, codes, on_plan=progress.of_parts())
-        found = Scores(scored, tuple(range(codes.n_plans)))
-        text = "\n".join(f"plan {plan + 1}: {_planned(each)}" for plan, each in enumerate(found.takes))
-        return io.NodeOutput(found if score is None else score.extended(found), ui={"text": (text,)})
+        scores = Scores(scored, tuple(range(codes.n_plans)))
+        text = "\n".join(f"plan {plan + 1}: {_planned(each)}" for plan, each in enumerate(scores.takes))
+        return io.NodeOutput(scores if score is None else score.extended(scores), ui={"text": (text,)})
 
 
 class AceStepPickBest(io.ComfyNode):
@@ -122,20 +126,22 @@ class AceStepPickBest(io.ComfyNode):
             inputs=[
                 io.Latent.Input("latent", tooltip="Takes to pick from."),
                 ScoreSocket.Input("score", tooltip="Their scores, from ACE-Step Score Lyrics or Score Plan."),
-                io.Int.Input("count", default=1, min=1, max=MAX_PICKS, tooltip="How many takes to keep of all."),
+                io.Int.Input("count", default=1, min=1, max=MAX_PICKS, tooltip="How many of all takes to keep."),
                 _weight_input("weight_lyrics", 1.0, "how well the take sings its lyrics"),
-                _weight_input("weight_plan", 0.0, "how well the codes fit the song, as the planner finds"),
-                _weight_input("weight_planned", 0.0, "how well the codes alone foretell the lyrics, before any noise"),
-                *(given for number in more for given in _candidate_inputs(number)),
+                _weight_input("weight_plan", 0.0, "how well the codes fit the song, according to the planner"),
+                _weight_input("weight_planned", 0.0, "how well the lyrics can already be followed in the plan alone"),
+                *(socket for number in more for socket in _candidate_inputs(number)),
                 CodesSocket.Input(
-                    "codes", optional=True, tooltip="The codes all takes were sung from: those of the picked come out."
+                    "codes",
+                    optional=True,
+                    tooltip="The codes that all takes were sung from. The output has those of the picked takes.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The picked takes, best first, with their seeds."),
                 ScoreSocket.Output(display_name="score", tooltip="Their scores."),
                 CodesSocket.Output(
-                    display_name="codes", tooltip="One sequence for each picked take; empty without codes."
+                    display_name="codes", tooltip="One sequence for each picked take; empty if codes is not connected."
                 ),
             ],
         )
@@ -145,8 +151,8 @@ class AceStepPickBest(io.ComfyNode):
 
         candidates = _candidates(latent, score, more)
         scores = joined([_scores_of(name, *candidate) for name, candidate in candidates.items()])
-        samples = torch.cat([latent_samples(given) for given, _ in candidates.values()])
-        takes = tuple(take for given, _ in candidates.values() for take in latent_takes(given))
+        samples = torch.cat([latent_samples(candidate) for candidate, _ in candidates.values()])
+        takes = tuple(take for candidate, _ in candidates.values() for take in latent_takes(candidate))
         takes = takes if len(takes) == len(samples) else ()
 
         named = zip((LYRICS, PLAN, LYRICS_PLANNED), (weight_lyrics, weight_plan, weight_planned), strict=True)
@@ -167,25 +173,25 @@ class AceStepWeakLines(io.ComfyNode):
             node_id="AceStepWeakLines",
             display_name="ACE-Step Weak Lines",
             category=SCORE,
-            description="Marks the lines that are sung badly, to make them anew with ACE-Step Repaint.",
+            description="Marks the lines that are sung badly, so that ACE-Step Repaint can sing them again.",
             search_aliases=["repair", "fix line", "lyric mask", "mumbling", "repaint lyrics"],
             inputs=[
-                ScoreSocket.Input("score", tooltip="From ACE-Step Score Lyrics: it knows when each line is sung."),
+                ScoreSocket.Input("score", tooltip="From ACE-Step Score Lyrics, which finds when each line is sung."),
                 io.Float.Input(
                     "threshold",
                     default=WEAK,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Lines sung less surely than this are weak, 0 to 1. The picture of ACE-Step Score Lyrics "
-                    "shows the number of each line.",
+                    tooltip="Lines with a confidence below this are weak, 0 to 1. The picture of ACE-Step Score "
+                    "Lyrics shows the confidence of each line.",
                 ),
                 io.Int.Input(
                     "most",
                     default=0,
                     min=0,
                     max=MAX_LINES,
-                    tooltip="At most so many lines of a take, the worst below the threshold. 0 is all below it.",
+                    tooltip="At most this many lines of each take, the worst ones. 0 marks all below the threshold.",
                 ),
                 io.Float.Input(
                     "padding",
@@ -199,10 +205,10 @@ class AceStepWeakLines(io.ComfyNode):
             outputs=[
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="1 where a weak line is sung, 25 values a second, one row a take; all 0 where none is "
+                    tooltip="1 where a weak line is sung, 25 values a second, one row per take; all 0 if no line is "
                     "weak. For ACE-Step Repaint.",
                 ),
-                io.String.Output(display_name="lines", tooltip="The words of the weak lines, a line each."),
+                io.String.Output(display_name="lines", tooltip="The words of the weak lines, one line each."),
             ],
         )
 
@@ -220,12 +226,14 @@ class AceStepWeakLines(io.ComfyNode):
 
 def _extended_input():
     return ScoreSocket.Input(
-        "score", optional=True, tooltip="Other scores of the same takes or of their plans, to add these to."
+        "score",
+        optional=True,
+        tooltip="Other scores of the same takes, or of their plans. The new scores are added to them.",
     )
 
 
 def _weight_input(name: str, default: float, what: str):
-    tooltip = f"How much it counts {what}. 0 leaves it out."
+    tooltip = f"Weight of {what}. 0 leaves it out."
     return io.Float.Input(name, default=default, min=0.0, max=MAX_WEIGHT, step=0.05, tooltip=tooltip)
 
 
@@ -241,16 +249,16 @@ def _candidates(latent: dict, score, more: dict) -> dict:
 
     Raises ValueError for one that lacks the other, or latents of different length.
     """
-    found = {"latent": (latent, score)}
+    candidates = {"latent": (latent, score)}
     for number in range(2, N_CANDIDATES + 1):
         names = (f"latent_{number}", f"score_{number}")
         pair = tuple(more.get(name) for name in names)
         if (pair[0] is None) != (pair[1] is None):
-            given, missing = names if pair[1] is None else reversed(names)
-            raise ValueError(f'"{given}" is connected without its other half: connect "{missing}" as well')
+            connected, missing = names if pair[1] is None else reversed(names)
+            raise ValueError(f'"{connected}" is connected without its other half: connect "{missing}" as well')
         if pair[0] is not None:
-            found[names[0]] = pair
-    return found
+            candidates[names[0]] = pair
+    return candidates
 
 
 def _scores_of(name: str, latent: dict, score):
@@ -282,7 +290,7 @@ def _picked(scores, takes: tuple, best: tuple[int, ...], codes):
 
 
 def _name(item: int, takes: tuple, n_all: int = 0) -> str:
-    """Return "take 3 of 8 (seed 9)", without what nobody knows."""
+    """Return "take 3 of 8 (seed 9)", without the parts that are not known."""
     return f"take {item + 1}{f' of {n_all}' if n_all else ''}{f' (seed {takes[item].seed})' if takes else ''}"
 
 
@@ -300,8 +308,8 @@ def _sung(score) -> str:
 def _planned(score) -> str:
     """Return how well a plan fits its song, and each part of the song."""
     (whole, *parts) = score.named
-    told = ", ".join(f"{each.name.removeprefix('plan_')} {each.value:.2f}" for each in parts)
-    return f"{whole.value:.2f} ({told})"
+    of_parts = ", ".join(f"{each.name.removeprefix('plan_')} {each.value:.2f}" for each in parts)
+    return f"{whole.value:.2f} ({of_parts})"
 
 
 def _weak(lines: tuple) -> str:

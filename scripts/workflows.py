@@ -1,7 +1,7 @@
 """Draws the workflows people open, `workflows/*.json`, from the API prompts in `workflows/api/` and a layout each.
 
 ComfyUI's own frontend builds every graph, measures it and writes both files, so they are what a user would save
-and export. A new workflow is an API prompt and an entry in LAYOUTS. Needs a Chromium.
+and export. A new workflow is an API prompt, an entry in LAYOUTS and a note in `notes/`. Needs a Chromium.
 
     uv run scripts/workflows.py
     uv run scripts/workflows.py 01_text_to_song
@@ -31,6 +31,7 @@ from pack import load_pack
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 API = WORKFLOWS / "api"
+NOTES = ROOT / "scripts" / "notes"
 BASE = ROOT / ".cache" / "workflows"
 
 Json = dict[str, Any]
@@ -139,198 +140,48 @@ class Stage:
 
 
 LOADERS = ("AceStepLoadTextEncoder", "AceStepLoadVAE", "AceStepLoadModel")
-START_TURBO = Note(
-    "Start here",
-    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, leave it on *turbo set* "
-    "(6.3 GB) and press **Run**, then **R**.\n\n"
-    "**Change first**\n\n"
-    "1. *caption*: style, mood, voice, instruments\n"
-    "2. *lyrics*: a tag such as [Verse] or [Chorus] above each part; nobody sings when *instrumental* is on\n"
-    "3. *duration*, in seconds\n\n"
-    "**Run** again for another take. To keep one while you change the words, set *control after generate* to "
-    "*fixed*.",
-    250,
-)
-START_BASE = Note(
-    "Start here",
-    "**Base or turbo?** Base takes 50 steps, turbo 8, and each of base's steps asks the model twice: slower, but it "
-    "obeys *guidance*.\n\n"
-    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *base set* "
-    "(6.3 GB), then press **R**.\n\n"
-    "**Change first**\n\n"
-    "1. *caption*, *lyrics*, *duration*\n"
-    "2. *guidance*: 0 is 7; lower is freer, higher keeps closer to the words\n"
-    "3. *guidance_method*: *apg* is safe, *adg* and *cfg* sound different",
-    250,
-)
-START_PLAN = Note(
-    "Start here",
-    "**What does the planner do?** It finds what the song leaves on *auto*, writes the caption out and sketches the "
-    "music in audio codes. The model then sings after that sketch.\n\n"
-    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *turbo set* and "
-    "*qwen_1.7b_ace15.safetensors*, then press **R**.\n\n"
-    "**Change first**\n\n"
-    "1. *caption*, *lyrics*, *duration*\n"
-    "2. the seed of **ACE-Step Plan**, for another plan\n"
-    "3. with that seed *fixed*, any knob of the sampler: nothing is planned again",
-    270,
-)
-START_IDEA = Note(
-    "Start here",
-    "**Change first:** *idea*, in a sentence of your own. The planner makes the song of it, lyrics and length "
-    "included, then sketches the music.\n\n"
-    "**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *turbo set* and "
-    "*qwen_1.7b_ace15.safetensors*, then press **R**.\n\n"
-    "**Like the song?** Set its seed to *fixed* while you try other plans and takes.",
-    210,
-)
-START_UNDERSTAND = Note(
-    "Start here",
-    "**What is this?** The planner describes the music it reads in audio codes, five a second.\n\n"
-    "**Your own music:** put **Load Audio**, **ACE-Step Encode Audio** and **ACE-Step Tokenize** in place of the text, "
-    "with the loaders of VAE and model; for saved codes **ACE-Step Load Codes**. Those here are an example of ten "
-    "seconds.\n\n"
-    "**No models yet?** Take the link under *Errors*, or add the node *ACE-Step Download*, run "
-    "*qwen_1.7b_ace15.safetensors*, then press **R**.",
-    220,
-)
-YOUR_FILE = Note(
-    "Your song",
-    "A FLAC in ComfyUI's *output/audio* folder. It carries this whole workflow: drag the file onto the canvas to get "
-    "everything back. The JSON beside it names every setting.",
-    110,
-)
+# What ACE-Step Download fetches for a workflow.
+TURBO_SET = "*turbo set* (6.3 GB)"
+BASE_SET = "*base set* (6.3 GB)"
+PLANNER = "*qwen_1.7b_ace15.safetensors*"
 
 
-def _start(what: str, first: Sequence[str], height: int = 250, models: str = "turbo set", also: str = "") -> Note:
-    """Return the note of a workflow that starts from music of the user's own."""
-    steps = "\n".join(f"{number}. {step}" for number, step in enumerate(first, 1))
-    return Note(
-        "Start here",
-        f"{what}\n\n**Change first**\n\n{steps}\n\n"
-        f"**No models yet?** Take the links under *Errors*, or add the node *ACE-Step Download*, run *{models}* (6.3 "
-        f"GB){f' and *{also}*' if also else ''}, then press **R**.",
-        height,
-    )
+def _note(name: str, height: int, models: str = TURBO_SET) -> Note:
+    """Return the note `notes/{name}.md`: a heading and the text. {download} in it tells how to fetch the models."""
+    title, text = _prose(name).split("\n\n", 1)
+    download = _prose("download").replace("{models}", models)
+    return Note(title.removeprefix("# "), text.replace("{download}", download), height)
 
 
-START_COVER = _start(
-    "**A song you have, in another style.** Melody and form come from your recording, the sound from the caption.",
-    ("your file in **Load Audio**", "*caption*: the new style", "*strength*: lower is freer"),
-)
-START_REPAINT = _start(
-    "**Mend a part of a song.** The rest stays the recording itself, sample for sample.",
-    (
-        "your file in **Load Audio**",
-        "*start* and *end* of the region; run once to see them over the waveform",
-        "the line in the *lyrics* that was wrong",
-        "the sampler's *seed*, until you like it",
-    ),
-    height=280,
-)
-START_REGIONS = _start(
-    "**Several parts at once.** Two regions are joined to one mask; the song is made only once.",
-    ("your file in **Load Audio**", "the regions; add more with another **Combine Masks**", "*caption*, *lyrics*"),
-)
-START_EXTEND = _start(
-    "**Play on past the end.** *left* leads into the beginning, *right* goes on after the end.",
-    (
-        "your file in **Load Audio**",
-        "*right* and *left*, in seconds",
-        "*lyrics*: what is sung in the *context*, then the new part",
-    ),
-)
-START_STITCH = _start(
-    "**From one song into another.** The bridge is new, both songs stay.",
-    ("both files", "*bridge*, and *overlap* into either song", "*caption*: how the transition should go"),
-)
-START_ENDLESS = _start(
-    "**As long as you like.** Each stage adds a minute; the model hears only the last half minute, so memory never "
-    "grows. For more, copy the stage **Again** and connect it to the one before.",
-    ("your file in **Load Audio**", "*caption*", "*right* and *context* of each stage"),
-    height=300,
-)
-START_LEGO = _start(
-    "**Another instrument for your song**, as a stem of its own to mix in.",
-    ("your file in **Load Audio**", "*track*", "*caption*: how the track is played"),
-    models="base set",
-)
-START_EXTRACT = _start(
-    "**Take a mix apart.** Every track you switch on becomes a file of its own, all of one length.",
-    ("your file in **Load Audio**", "the tracks you want", "*caption*: what is in the mix"),
-    models="base set",
-)
-START_COMPLETE = _start(
-    "**A band for a voice.** The model plays along with a stem.",
-    ("a dry voice in **Load Audio**", "who should play", "*caption* and the *lyrics* that are sung"),
-    models="base set",
-)
-START_REFERENCE = _start(
-    "**Sound like a recording.** Its voice and production, none of its melody.",
-    ("your recording in **Load Audio**: 30 s from its front, middle and end are heard", "*caption*, *lyrics*"),
-)
-START_MIX = _start(
-    "**A mix of two songs in codes.** Both are read as codes, five a second, and faded over; the model sings "
-    "the result as one piece.",
-    ("both files", "*overlap*, in seconds or in bars of a song", "*caption*"),
-)
-START_KSAMPLER = _start(
-    "**Core's own nodes on our wires.** MODEL, CONDITIONING, LATENT and VAE are ComfyUI's: any sampler, scheduler or "
-    "guider works.",
-    ("your file in **Load Audio**", "*sampler_name* and *scheduler*"),
-)
-START_BEST = _start(
-    "**Never settle for one take.** Two plans, three takes of each; all are scored by how well they sing their "
-    "lyrics and how well the plan fits, and the best two are kept.",
-    (
-        "*caption*, *lyrics*",
-        "*plans* and *takes_per_plan*: as many as you like",
-        "the weights in **Pick Best**",
-    ),
-    also="qwen_1.7b_ace15.safetensors",
-    height=290,
-)
-START_REPAIR = _start(
-    "**Mend what is sung badly.** The first take is scored line by line, its weakest lines are sung again four "
-    "times, and the best of all five is kept.",
-    ("*caption*, *lyrics*", "*threshold* and *most* in **Weak Lines**", "*takes_per_plan* of the second sampler"),
-    height=270,
-)
-START_KARAOKE = _start(
-    "**When is each line sung?** Your recording and its lyrics become LRC and SRT, beside the audio.",
-    (
-        "your file in **Load Audio**",
-        "the *lyrics* exactly as they are sung",
-        "their *language*, and the recording's length as *duration*",
-    ),
-)
-START_AUTOGEN = Note(
-    "Start here",
-    "**Let it play.** Choose *Run (Instant)* in the menu beside **Run**: ComfyUI makes take after take while you "
-    "listen, each with a new seed, until you switch it off.\n\n"
-    "Every take is saved with its scores in the JSON beside it, so that the best survive. Love one? Drag its file "
-    "onto the canvas: its seed and words are back.\n\n"
-    "**Change first**: *caption*, *lyrics*, *duration*. Keep *control after generate* of the sampler on *randomize*.",
-    250,
-)
-START_MORPH = _start(
-    "**One song turns into another.** The first prompt says what your song is, the second what it shall become; what "
-    "both share stays.",
-    (
-        "your file in **Load Audio**, and its length as *duration* of both songs",
-        "both *caption*s",
-        "*morph_end*: lower follows the second prompt more",
-    ),
-)
-START_LORA = _start(
-    "**A voice or style that somebody trained.** The loader says how much of it took: *matched 192 of 192 modules* is "
-    "the proof.",
-    ("*adapter*: your file, or PEFT folder, in *models/loras*", "*strength*", "its trigger word in the *caption*"),
-)
-START_STACK = _start(
-    "**Several adapters at once.** They add up, in any order, each with its own strength, also by part.",
-    ("both *adapter*s: files or PEFT folders in *models/loras*", "their *strength*s", "their trigger words"),
-)
+def _prose(name: str) -> str:
+    return (NOTES / f"{name}.md").read_text(encoding="utf-8").removesuffix("\n")
+
+
+START_TURBO = _note("01_text_to_song", 250)
+START_BASE = _note("01_text_to_song_base", 250, BASE_SET)
+START_PLAN = _note("02_plan_and_sing", 270, f"*turbo set* and {PLANNER}")
+START_IDEA = _note("03_idea_to_song", 210, f"*turbo set* and {PLANNER}")
+START_UNDERSTAND = _note("04_understand_audio", 220)
+YOUR_FILE = _note("your_song", 110)
+START_COVER = _note("05_cover", 250)
+START_REPAINT = _note("06_repaint", 280)
+START_REGIONS = _note("07_repaint_regions", 250)
+START_EXTEND = _note("08_extend", 250)
+START_STITCH = _note("09_stitch", 250)
+START_ENDLESS = _note("10_endless", 300)
+START_LEGO = _note("11_lego", 250, BASE_SET)
+START_EXTRACT = _note("12_extract_stems", 250, BASE_SET)
+START_COMPLETE = _note("13_vocal_to_backing_track", 250, BASE_SET)
+START_REFERENCE = _note("14_reference_timbre", 250)
+START_MIX = _note("15_codes_dj_mix", 250)
+START_KSAMPLER = _note("16_native_ksampler", 250)
+START_BEST = _note("17_best_of_n", 290, f"{TURBO_SET} and {PLANNER}")
+START_REPAIR = _note("18_repair_weak_lines", 270)
+START_KARAOKE = _note("19_karaoke_lrc", 250)
+START_AUTOGEN = _note("20_autogen", 250)
+START_MORPH = _note("23_morph", 250)
+START_LORA = _note("21_lora_one", 250)
+START_STACK = _note("22_lora_stack", 250)
 LOAD_TURBO = Stage("Load", (Column(320, (*LOADERS, START_TURBO)),))
 LOAD_BASE = Stage("Load", (Column(320, (*LOADERS, START_BASE)),))
 LOAD_PLAN = Stage("Load", (Column(320, (*LOADERS, "AceStepLoadPlanner", START_PLAN)),))

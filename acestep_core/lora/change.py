@@ -1,7 +1,7 @@
-"""What an adapter does to one weight, as maths: factors, their scale, the magnitudes of DoRA, and the sum.
+"""What an adapter does to one weight: the factors, their scale, DoRA's magnitudes, and the sum.
 
-There are three ways to write a big matrix with few numbers, and one that writes it out. All of them see a weight
-as a matrix [out, in]; what a convolution's kernel adds counts as `in`. Everything is computed in float32.
+LoRA, LoKr and LoHa write a large matrix with few numbers; Full writes it out. All treat a weight as a matrix
+[out, in]; a convolution's kernel axes count towards `in`. Everything is computed in float32.
 """
 
 from __future__ import annotations
@@ -41,14 +41,11 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Kronecker:
-    """LoKr: each number of outer [a, b] times the whole of inner [c, d], as a matrix [a·c, b·d].
-
-    rank is that of the factor which was itself stored as two, None where neither was.
-    """
+    """LoKr: the Kronecker product of outer [a, b] and inner [c, d], a matrix [a·c, b·d]."""
 
     outer: Tensor
     inner: Tensor
-    rank: int | None = None
+    rank: int | None = None  # of the side that was stored as two low-rank factors; None where neither was
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,7 +60,7 @@ class Kronecker:
 
 @dataclass(frozen=True, eq=False)
 class Hadamard:
-    """LoHa: the product, number by number, of two low-rank matrices."""
+    """LoHa: the elementwise product of two low-rank matrices."""
 
     up_1: Tensor
     down_1: Tensor
@@ -91,7 +88,7 @@ class Hadamard:
 
 @dataclass(frozen=True, eq=False)
 class Full:
-    """The whole difference, as trainers store it for norms and biases."""
+    """The difference itself, as trainers store it for norms and biases."""
 
     difference: Tensor
 
@@ -115,15 +112,15 @@ Factors = LowRank | Kronecker | Hadamard | Full
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Factors times scale; with magnitude [out, 1] or [1, in], each row or column of the sum is given that length."""
+    """The change of one weight: factors times scale, and for DoRA the lengths of the result."""
 
     factors: Factors
     scale: float = 1.0
-    magnitude: Tensor | None = None
+    magnitude: Tensor | None = None  # [out, 1] or [1, in]: the new length of each row or column of weight + change
 
     @property
     def alpha(self) -> float | None:
-        """Return what trainers call alpha, scale · rank; None where there is no rank."""
+        """Return scale · rank, which trainers call alpha; None where there is no rank."""
         return None if self.factors.rank is None else self.scale * self.factors.rank
 
     def to(self, device: torch.device) -> Change:
@@ -136,15 +133,15 @@ class Change:
         return Change(type(self.factors)(*values), self.scale, moved(self.magnitude))
 
     def rows(self, start: int, stop: int) -> Change:
-        """Return the change of some rows of the weight. Magnitudes must be of rows: those of columns see them all."""
+        """Return the change of some rows of the weight. A magnitude must be of rows: one of columns covers all rows."""
         magnitude = None if self.magnitude is None else self.magnitude[start:stop]
         return Change(self.factors.rows(start, stop), self.scale, magnitude)
 
 
 def merged(weight: Tensor, changes: Iterable[tuple[float, Change]]) -> Tensor:
-    """Return a weight with changes added, each times its strength; rounded once, to the weight's dtype.
+    """Return a weight plus all changes, each times its strength, rounded once to the weight's dtype.
 
-    Every change starts from the weight as it is given: the order does not matter, for DoRA either.
+    Every change is computed from the weight passed in, so their order does not matter, not even with DoRA.
     """
     base = weight.detach().float().reshape(weight.shape[0], -1)
     total = base.clone()
@@ -166,9 +163,9 @@ def _check_rank(up: Tensor, down: Tensor) -> None:
 
 
 def _decomposed(base: Tensor, change: Change, magnitude: Tensor) -> Tensor:
-    """Return the rows, or columns, of base plus the change at their new lengths.
+    """Return base plus the change, each row or column scaled to its new length.
 
-    The length divided by is that of the sum, as in PEFT and LyCORIS; ComfyUI divides rows by the base's.
+    Divides by the length of the sum, as PEFT and LyCORIS do; ComfyUI divides rows by the length of the base.
     Source: huggingface/peft, `src/peft/tuners/lora/dora.py`; KohakuBlueleaf/LyCORIS, `lycoris/functional/general.py`.
     """
     summed = base + change.scale * change.factors.matrix()

@@ -1,7 +1,7 @@
-"""Adapter files to one form: which weights of the model change, and how. Every trainer's format, told by content.
+"""Reads every trainer's adapter files into one form: which weights of the model change, and how.
 
-Opening is in source.py, names in names.py, the maths of a change in change.py, PEFT's config in config.py; what
-belongs to another model is refused with refuse.py. Fitting to a loaded model is for fit.py.
+The format is detected from the content. source.py opens files, names.py knows the names, change.py the maths of a
+change, config.py PEFT's config; refuse.py turns away adapters of other models. fit.py fits the result to a model.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from .change import Change, Factors, Full, Hadamard, Kronecker, LowRank
 from .config import PeftConfig
 from .names import exists, path_of, split
-from .refuse import refuse_strangers
-from .source import Source, open_source, said_in
+from .refuse import refuse_others
+from .source import Source, open_source, parsed_metadata
 
-# The first row of which every mark is somewhere in the file's names is its format.
+# A file has the first format whose marks all occur somewhere in its tensor names.
 FORMATS = (
     ("PEFT LoKr", ("base_model.model.", ".lokr_w1")),
     ("LyCORIS DoKr", (".lokr_w1", ".dora_scale")),
@@ -40,8 +40,8 @@ FORMATS = (
     ("ComfyUI LoRA", ("diffusion_model.",)),
     ("LoRA", ()),
 )
-ALPHA_IS_RANK = ("diffusers LoRA", "DiffSynth LoRA")  # of files that do not say it
-# Metadata that says alpha is in the factors already; our own export writes it.
+ALPHA_IS_RANK = ("diffusers LoRA", "DiffSynth LoRA")  # where the file states no alpha
+# Metadata: alpha is already multiplied into the factors. Our own export writes it.
 BAKED_ALPHA = "alpha_baked"
 LOKR_CONFIG = "lokr_config"  # JSON in the metadata, by Side-Step and the official LoKr trainer
 TRIGGERS = ("trigger_word", "trigger", "tag", "custom_tag", "modelspec.trigger_phrase")
@@ -49,31 +49,27 @@ TRIGGERS = ("trigger_word", "trigger", "tag", "custom_tag", "modelspec.trigger_p
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One adapter file: changes by our name of the weight, and what to tell the user.
-
-    format is a title of FORMATS. unknown: modules, as the file calls them, that are of no ACE-Step 1.5 model or of
-    a kind that is not supported. trigger: the word that calls the adapter in a caption, "" where none is said.
-    """
+    """One adapter file: what it changes, and what to tell the user."""
 
     name: str
-    format: str
-    changes: Mapping[str, Change]
-    unknown: tuple[str, ...]
-    notes: tuple[str, ...]
+    format: str  # a title of FORMATS
+    changes: Mapping[str, Change]  # by our name of the weight
+    unknown: tuple[str, ...]  # modules, named as in the file, that no ACE-Step 1.5 model has or that are not supported
+    notes: tuple[str, ...]  # what to warn of
     alpha_known: bool
-    trigger: str
+    trigger: str  # the word in a caption that calls the adapter, "" if the file names none
 
 
 def read_adapter(path: Path) -> Adapter:
     """Return the adapter of a file or folder.
 
-    Raises: FileNotFoundError for what is missing on disk; ValueError for a damaged file, one for another model, or
-    one that contradicts the config beside it.
+    Raises: FileNotFoundError if a file is missing; ValueError for a damaged file, an adapter of another model, or one
+    that contradicts the config beside it.
     """
     source = open_source(path)
     kind = _format(source)
-    modules, strays = _modules(source)
-    refuse_strangers(source, [path_of(module) for module in modules])
+    modules, others = _modules(source)
+    refuse_others(source, [path_of(module) for module in modules])
     config = PeftConfig(source.name, source.config, source.config_is_beside)
     changes, unknown = _changes(modules, config, source)
     alpha_notes = _alpha_notes(kind, modules, source)
@@ -81,7 +77,7 @@ def read_adapter(path: Path) -> Adapter:
         name=source.name,
         format=kind,
         changes=changes,
-        unknown=(*unknown, *strays),
+        unknown=(*unknown, *others),
         notes=(*alpha_notes, *_training_notes(changes)),
         alpha_known=not alpha_notes,
         trigger=next((str(source.metadata[key]) for key in TRIGGERS if source.metadata.get(key)), ""),
@@ -98,52 +94,52 @@ def _format(source: Source) -> str:
 
 
 def _modules(source: Source) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Return the tensors by module and role, and the names of those that are no adapter's."""
+    """Return the tensors by module and role, and the names of tensors that do not belong to an adapter."""
     modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    strays = []
+    others = []
     for name, tensor in source.tensors.items():
         key = split(name)
         if key is None:
-            strays.append(name)
+            others.append(name)
         elif key.role in modules[key.module]:
             raise ValueError(f"{source.name} has two tensors for {key.role} of {key.module}: save one adapter a file")
         else:
             modules[key.module][key.role] = tensor
-    return modules, strays
+    return modules, others
 
 
 def _changes(modules: Mapping[str, Parts], config: PeftConfig, source: Source) -> tuple[dict[str, Change], list[str]]:
-    """Return the changes by weight, and the modules that none can be made of."""
+    """Return the changes by weight, and the modules that give no change."""
     changes: dict[str, Change] = {}
     unknown = []
     for module, parts in modules.items():
         path = path_of(module)
         _check_finite(source.name, module, parts)
-        made = _made(path, parts, config, source) if exists(path) else {}
-        if doubled := made.keys() & changes.keys():
+        of_module = _changes_of(path, parts, config, source) if exists(path) else {}
+        if doubled := of_module.keys() & changes.keys():
             raise ValueError(f"{source.name} changes {min(doubled)} under two names: save one adapter a file")
-        changes |= made
-        if not made:
+        changes |= of_module
+        if not of_module:
             unknown.append(module)
     return changes, unknown
 
 
 def _check_finite(name: str, module: str, parts: Parts) -> None:
     for tensor in parts.values():
-        if not torch.isfinite(tensor.float().sum()):  # one pass, where a test of each number takes two
+        if not torch.isfinite(tensor.float().sum()):  # faster than testing each number
             raise ValueError(f"{name} holds NaN or infinity in {module}: its training diverged, use an earlier save")
 
 
-def _made(path: str, parts: Parts, config: PeftConfig, source: Source) -> dict[str, Change]:
-    """Return what a module's tensors do to its weight and its bias, {} where it is not known what they mean."""
+def _changes_of(path: str, parts: Parts, config: PeftConfig, source: Source) -> dict[str, Change]:
+    """Return the changes of a module's weight and bias, {} if its tensors are not supported or incomplete."""
     if "unsupported" in parts:
         return {}
     weight = path if _is_parameter(path) else f"{path}.weight"
-    found: dict[str, Change] = {}
+    changes: dict[str, Change] = {}
     if "diff_b" in parts:
-        found[f"{path}.bias"] = Change(Full(torch.atleast_1d(parts["diff_b"])))
+        changes[f"{path}.bias"] = Change(Full(torch.atleast_1d(parts["diff_b"])))
     if "diff" in parts:
-        found[weight] = Change(Full(torch.atleast_1d(parts["diff"])))
+        changes[weight] = Change(Full(torch.atleast_1d(parts["diff"])))
     try:
         factors = _factors(parts)
     except ValueError as error:
@@ -152,8 +148,8 @@ def _made(path: str, parts: Parts, config: PeftConfig, source: Source) -> dict[s
         magnitude = parts.get("magnitude")
         if magnitude is not None:
             magnitude = magnitude.reshape(magnitude.shape[0], -1)  # PEFT's is [out]
-        found[weight] = Change(factors, _scale(path, factors, parts, config, source), magnitude)
-    return found
+        changes[weight] = Change(factors, _scale(path, factors, parts, config, source), magnitude)
+    return changes
 
 
 def _is_parameter(path: str) -> bool:
@@ -174,7 +170,7 @@ def _factors(parts: Parts) -> Factors | None:
 
 
 def _kronecker_factor(parts: Parts, role: str) -> tuple[Tensor | None, int | None]:
-    """Return one side of a LoKr, multiplied out, and its rank if it was stored as two factors."""
+    """Return one side of a LoKr, multiplied out, and its rank if it was stored as two low-rank factors."""
     a, b = parts.get(f"{role}_a"), parts.get(f"{role}_b")
     if role in parts:
         return parts[role], None
@@ -184,33 +180,33 @@ def _kronecker_factor(parts: Parts, role: str) -> tuple[Tensor | None, int | Non
 
 
 def _scale(path: str, factors: Factors, parts: Parts, config: PeftConfig, source: Source) -> float:
-    """Return what a module's factors are multiplied with: its own alpha by rank, else what PEFT's config says."""
+    """Return the scale of a module's factors: its own alpha / rank, else what PEFT's config says."""
     rank = factors.rank or _stated_rank(source)
     if "alpha" in parts:
-        # A LoKr of two whole factors has no rank of its own: LyCORIS then stores alpha = rank, which is 1.
+        # A LoKr with two full sides has no rank. LyCORIS then stores alpha = rank, which makes the scale 1.
         return float(parts["alpha"]) / rank if rank else 1.0
     return config.scale(path, factors.rank)
 
 
 def _stated_rank(source: Source) -> int | None:
-    """Return the rank a LoKr's metadata tells. Source: sd-scripts and Side-Step, keys of their metadata."""
-    said = said_in(source.metadata, LOKR_CONFIG).get("linear_dim") or source.metadata.get("ss_network_dim")
-    return int(said) if said is not None and str(said).isdigit() else None
+    """Return the rank in a LoKr's metadata. Source: sd-scripts and Side-Step, keys of their metadata."""
+    rank = parsed_metadata(source.metadata, LOKR_CONFIG).get("linear_dim") or source.metadata.get("ss_network_dim")
+    return int(rank) if rank is not None and str(rank).isdigit() else None
 
 
 def _alpha_notes(kind: str, modules: Mapping[str, Parts], source: Source) -> list[str]:
-    says = source.config or BAKED_ALPHA in source.metadata or any("alpha" in parts for parts in modules.values())
+    is_stated = source.config or BAKED_ALPHA in source.metadata or any("alpha" in parts for parts in modules.values())
     has_factors = any("up" in parts or "hada_w1_a" in parts for parts in modules.values())
-    if says or kind in ALPHA_IS_RANK or not has_factors:
+    if is_stated or kind in ALPHA_IS_RANK or not has_factors:
         return []
     return [
-        f"alpha is unknown, for neither {source.name} nor an adapter_config.json beside it tells it: 1 × is used; "
-        "the official trainer's default is 2 × the rank, and strength 2 would match that"
+        f"alpha is unknown: neither {source.name} nor an adapter_config.json beside it states it, so a scale of 1 "
+        "is used; the official trainer's default alpha is 2 × the rank, which strength 2 would match"
     ]
 
 
 def _training_notes(changes: Mapping[str, Change]) -> list[str]:
-    def is_nothing(change: Change) -> bool:
+    def is_zero(change: Change) -> bool:
         factors = change.factors
         if change.magnitude is not None:
             return False
@@ -220,6 +216,6 @@ def _training_notes(changes: Mapping[str, Change]) -> list[str]:
             return not (factors.outer.any() and factors.inner.any())
         return isinstance(factors, Full) and not factors.difference.any()
 
-    if changes and all(map(is_nothing, changes.values())):
+    if changes and all(map(is_zero, changes.values())):
         return ["every change is zero: this adapter was never trained"]
     return []

@@ -1,4 +1,4 @@
-"""An adapter fitted to one model: which weights change, how strongly, what is left over, and a report of it."""
+"""Fits an adapter to one model: which weights change, how strongly, what is left over, and a report for the user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .change import Change
 from .files import Adapter
 from .names import DECODER, FUSED
 
-# Parts of the model that have a strength of their own, and how they begin below a layer or at the root.
+# The parts of the model that have a strength of their own.
 SELF_ATTENTION, CROSS_ATTENTION, MLP, CONDITION_ENCODER = PARTS = (
     "self_attention",
     "cross_attention",
@@ -22,7 +22,7 @@ SELF_ATTENTION, CROSS_ATTENTION, MLP, CONDITION_ENCODER = PARTS = (
 )
 OTHER = "other"  # timesteps, input, output, tokenizer: no strength of their own
 SIZES = {2_048: "2B", 2_560: "XL"}  # by the width of the decoder
-# Which axis of a weight is the decoder's width.
+# Which axis of a decoder weight is the decoder's width.
 _WIDTH_AXIS = {
     "q_proj": 1,
     "k_proj": 1,
@@ -34,14 +34,14 @@ _WIDTH_AXIS = {
     "o_proj": 0,
     "down_proj": 0,
 }
-N_SHOWN = 5  # of what is left over
+N_SHOWN = 5  # how many of the modules left over a warning names
 
 Shapes = Mapping[str, torch.Size]
 
 
 @dataclass(frozen=True)
 class Strengths:
-    """How strongly an adapter acts: in all, and times that on each part of the model."""
+    """How strongly an adapter acts. Each part of the model gets its own strength times overall."""
 
     overall: float = 1.0
     self_attention: float = 1.0
@@ -51,16 +51,19 @@ class Strengths:
 
     def of(self, weight: str) -> float:
         """Return the strength for a weight by our name."""
-        part = part_of(weight)
+        return self.of_part(part_of(weight))
+
+    def of_part(self, part: str) -> float:
+        """Return the strength for a part of the model, one of PARTS or OTHER."""
         return self.overall * (1.0 if part == OTHER else float(getattr(self, part)))
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What an adapter changes in one model: changes by weight, and the modules that found no place."""
+    """What an adapter changes in one model."""
 
-    changes: Mapping[str, Change]
-    left_over: tuple[str, ...]
+    changes: Mapping[str, Change]  # by weight of the model
+    left_over: tuple[str, ...]  # modules that the model does not have
 
     @property
     def n_modules(self) -> int:
@@ -79,10 +82,10 @@ def part_of(weight: str) -> str:
 
 
 def fit(adapter: Adapter, shapes: Shapes) -> Fit:
-    """Return an adapter fitted to a model of these weights.
+    """Return an adapter fitted to a model with weights of these shapes.
 
-    Raises: ValueError for an adapter of the other size, one of which nothing fits, or a change of another shape
-    than its weight.
+    Raises: ValueError if the adapter is for the other size of model, if none of it fits, or if a change and its weight
+    differ in shape.
     """
     _check_width(adapter, shapes)
     changes: dict[str, Change] = {}
@@ -103,7 +106,7 @@ def fit(adapter: Adapter, shapes: Shapes) -> Fit:
 
 
 def width(adapter: Adapter) -> int | None:
-    """Return the width of the decoder that an adapter was trained on, None where none of its changes tell it."""
+    """Return the width of the decoder that an adapter was trained on, None if none of its changes shows it."""
     for weight, change in adapter.changes.items():
         words = weight.split(".")
         axis = _WIDTH_AXIS.get(words[-2]) if words[0] == "decoder" and len(words) > 2 else None
@@ -112,36 +115,36 @@ def width(adapter: Adapter) -> int | None:
     return None
 
 
-def describe(adapter: Adapter, found: Fit, strengths: Strengths) -> str:
-    """Return what was loaded, for the node: a line each, what to worry about last."""
+def describe(adapter: Adapter, fitted: Fit, strengths: Strengths) -> str:
+    """Return the text on the node: what was loaded, one fact per line, warnings last."""
     lines = [
-        f"{adapter.name}: {adapter.format}{_sizes(found.changes.values(), adapter.alpha_known)}",
-        f"matched {len(found.changes)} of {found.n_modules} modules: {_parts(found, strengths)}",
+        f"{adapter.name}: {adapter.format}{_sizes(fitted.changes.values(), adapter.alpha_known)}",
+        f"matched {len(fitted.changes)} of {fitted.n_modules} modules: {_parts(fitted, strengths)}",
     ]
     if (expected := width(adapter)) is not None:
         lines.append(f"trained on ACE-Step 1.5 {_size(expected)}")
     if adapter.trigger:
         lines.append(f"trigger word: {adapter.trigger}")
-    return "\n".join((*lines, *warnings(adapter, found, strengths)))
+    return "\n".join((*lines, *warnings(adapter, fitted, strengths)))
 
 
-def warnings(adapter: Adapter, found: Fit, strengths: Strengths) -> list[str]:
-    """Return what a user should know before wondering why an adapter does too little or nothing."""
-    said = [f"warning: {note}" for note in adapter.notes]
-    if found.left_over:
-        n_more = len(found.left_over) - N_SHOWN
-        names = ", ".join(found.left_over[:N_SHOWN]) + (f" and {n_more} more" if n_more > 0 else "")
-        said.append(f"warning: {len(found.left_over)} of {found.n_modules} modules are not used: {names}")
-    if not any(strengths.of(weight) for weight in found.changes):
-        said.append("warning: every strength that counts here is 0, so nothing is changed")
-    return said
+def warnings(adapter: Adapter, fitted: Fit, strengths: Strengths) -> list[str]:
+    """Return the reasons why the adapter may do less than the user expects."""
+    lines = [f"warning: {note}" for note in adapter.notes]
+    if fitted.left_over:
+        n_more = len(fitted.left_over) - N_SHOWN
+        names = ", ".join(fitted.left_over[:N_SHOWN]) + (f" and {n_more} more" if n_more > 0 else "")
+        lines.append(f"warning: {len(fitted.left_over)} of {fitted.n_modules} modules are not used: {names}")
+    if not any(strengths.of(weight) for weight in fitted.changes):
+        lines.append("warning: the strength of every part that this adapter changes is 0, so nothing is changed")
+    return lines
 
 
 def _check_width(adapter: Adapter, shapes: Shapes) -> None:
-    expected, found = width(adapter), shapes[f"{DECODER}norm_out.weight"][0]
-    if expected is not None and expected != found:
+    expected, actual = width(adapter), shapes[f"{DECODER}norm_out.weight"][0]
+    if expected is not None and expected != actual:
         raise ValueError(
-            f"{adapter.name} is for ACE-Step 1.5 {_size(expected)}, and this model is {_size(found)}: choose an "
+            f"{adapter.name} is for ACE-Step 1.5 {_size(expected)}, and this model is {_size(actual)}: choose an "
             "adapter of its size, or load the other model"
         )
 
@@ -151,21 +154,21 @@ def _size(n: int) -> str:
 
 
 def _targets(weight: str, shapes: Shapes) -> list[str]:
-    """Return the model's weights that a change is for: itself, or those that the file has fused."""
+    """Return the model's weights that a change is for: one, or several that the file has fused; [] if it has none."""
     words = weight.split(".")
     names = [".".join((*words[:-2], each, words[-1])) for each in FUSED.get(words[-2], ())] or [weight]
     return names if all(name in shapes for name in names) else []
 
 
 def _check_shape(name: str, weight: str, change: Change, targets: Sequence[torch.Size]) -> None:
-    rows, columns = sum(shape[0] for shape in targets), math.prod(targets[0][1:])
-    found = change.factors.shape
-    if found != (rows, columns):
+    rows, columns = sum(target[0] for target in targets), math.prod(targets[0][1:])
+    shape = change.factors.shape
+    if shape != (rows, columns):
         raise ValueError(
-            f"{name} changes {weight} as {list(found)}, and this model has it as {[rows, columns]}: choose an adapter "
+            f"{name} changes {weight} as {list(shape)}, and this model has it as {[rows, columns]}: choose an adapter "
             "that was trained on it"
         )
-    # Lengths of whole columns cannot be divided over the weights that a file has fused.
+    # The lengths of columns span all fused weights, so they cannot be divided among them.
     lengths = [(rows, 1)] if len(targets) > 1 else [(rows, 1), (1, columns)]
     if change.magnitude is not None and tuple(change.magnitude.shape) not in lengths:
         raise ValueError(
@@ -186,7 +189,7 @@ def _divided(change: Change, targets: Sequence[str], shapes: Shapes) -> dict[str
 
 
 def _sizes(changes: Collection[Change], alpha_known: bool) -> str:
-    """Return rank, alpha and scale, as ranges where modules differ."""
+    """Return rank, alpha and scale as text, as ranges where modules differ."""
     ranks = {change.factors.rank for change in changes if change.factors.rank is not None}
     alphas = {change.alpha for change in changes if change.alpha is not None}
     scales = {change.scale for change in changes}
@@ -202,11 +205,10 @@ def _range(values: set[float] | set[int]) -> str:
     return f"{low:.4g}" if math.isclose(low, high, rel_tol=1e-6) else f"{low:.4g}–{high:.4g}"
 
 
-def _parts(found: Fit, strengths: Strengths) -> str:
-    counts = Counter(map(part_of, found.changes))
+def _parts(fitted: Fit, strengths: Strengths) -> str:
+    counts = Counter(map(part_of, fitted.changes))
     shown = []
     for part in (*PARTS, OTHER):
         if counts[part]:
-            strength = strengths.overall * (1.0 if part == OTHER else getattr(strengths, part))
-            shown.append(f"{part.replace('_', '-')} {counts[part]} at {strength:.4g}")
+            shown.append(f"{part.replace('_', '-')} {counts[part]} at {strengths.of_part(part):.4g}")
     return ", ".join(shown)

@@ -1,7 +1,7 @@
-"""What adapter files call things, as tables: the role of a tensor, and our name of the weight it belongs to.
+"""Names in adapter files: the role of each tensor, and our name of the weight that it belongs to.
 
-Trainers put prefixes in front, wrap them twice, flatten dots to underscores, or use diffusers' names. Our names are
-the official checkpoint's. Which names exist is read off the model itself, not listed here.
+Trainers add prefixes, sometimes twice, write underscores for dots, or use diffusers' names. Our names are those of the
+official checkpoint. Which names exist is taken from the model itself, not listed here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..models.acestep import AceStep, AceStepConfig
 from ..models.layers import AttentionShape
 
 DECODER = "decoder."
-# Beside the decoder in a checkpoint; anything else is meant inside it.
+# Beside the decoder in a checkpoint; every other name is inside it.
 SIBLINGS = ("encoder.", "tokenizer.", "detokenizer.", "null_condition_emb")
 
-# A tensor's last words, and the role they give it in a module. Those without a role are known and not supported.
+# The end of a tensor's name -> its role in the module. "unsupported" is known, but cannot be used.
 ROLES = {
     "lora_A": "down",
     "lora_B": "up",
@@ -40,12 +40,12 @@ ROLES = {
     "b_norm": "diff_b",
     **dict.fromkeys(("lora_mid", "lokr_t2", "hada_t1", "hada_t2", "set_weight"), "unsupported"),
 }
-# PEFT puts the adapter's name, mostly "default", between the role and "weight".
+# PEFT puts the adapter's name, usually "default", between the role and "weight".
 _KEY = re.compile(
     rf"(?P<module>.+?)[._](?P<role>{'|'.join(map(re.escape, sorted(ROLES, key=len, reverse=True)))})"
     r"(?:\.(?!weight$|bias$)[^.]+)?(?:\.weight)?"
 )
-# Taken off again and again until none is left. "model." alone is not one: it marks a language model.
+# Removed repeatedly until none is left. "model." alone is not a prefix: it marks a language model.
 PREFIXES = (
     "base_model.model.",
     "base_model.",
@@ -61,7 +61,7 @@ PREFIXES = (
     "_orig_mod.",
 )
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")
-# Projections fused into one; no trainer of ACE-Step 1.5 is known to, but tools that convert may.
+# Projections fused into one. No trainer of ACE-Step 1.5 is known to fuse them, but converters may.
 FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "kv_proj": ("k_proj", "v_proj"),
@@ -71,20 +71,20 @@ _FUSED_ALIASES = {"qkv": "qkv_proj", "to_qkv": "qkv_proj", "kv": "kv_proj", "to_
 
 @dataclass(frozen=True)
 class Key:
-    """A tensor's name taken apart: the module as the file calls it, and what the tensor is to it."""
+    """A tensor's name in two parts."""
 
-    module: str
-    role: str
+    module: str  # as the file calls it
+    role: str  # a value of ROLES
 
 
 def split(key: str) -> Key | None:
-    """Return a tensor's module and role, None where no adapter has such a tensor."""
-    found = _KEY.fullmatch(key)
-    return Key(found["module"], ROLES[found["role"]]) if found else None
+    """Return a tensor's module and role, None if it does not belong to an adapter."""
+    match = _KEY.fullmatch(key)
+    return Key(match["module"], ROLES[match["role"]]) if match else None
 
 
 def path_of(module: str) -> str:
-    """Return our path of a module as a file calls it; it need not exist."""
+    """Return our path for a module of a file; whether it exists is not checked."""
     for prefix in FLAT_PREFIXES:
         if module.startswith(prefix):
             module = _unflattened(module.removeprefix(prefix))
@@ -110,7 +110,7 @@ def exists(path: str) -> bool:
 
 
 def flattened(path: str) -> str:
-    """Return a path as LyCORIS and kohya write it."""
+    """Return a path with underscores for dots, as LyCORIS and kohya write it."""
     return path.replace(".", "_")
 
 
@@ -119,7 +119,7 @@ def _without_prefix(module: str) -> str:
 
 
 def _unflattened(flat: str) -> str:
-    """Return the dotted form of a flat name. Underscores inside the model's own words stay."""
+    """Return a flat name with dots again; underscores inside the model's own words stay."""
     return ".".join(_words().findall(flat))
 
 
@@ -146,7 +146,7 @@ def _words() -> re.Pattern[str]:
 
 @functools.cache
 def _smallest_model() -> tuple[str, ...]:
-    """Return the parameters of a model with one layer a stack: all names there are, but for numbers."""
+    """Return the parameters of models with one layer per stack: every name there is, apart from layer numbers."""
     shape, wider = (AttentionShape(width, 1, 1, 1, 2) for width in (2, 4))
     names: set[str] = set()
     for decoder in (shape, wider):  # 2B and XL

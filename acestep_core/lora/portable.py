@@ -1,7 +1,7 @@
-"""An adapter in the form that the most programs read alike: PEFT's names, and alpha multiplied into the factors.
+"""Writes an adapter in the form that most programs read alike: PEFT's names, with alpha multiplied into the factors.
 
-Without an alpha every reader takes a LoRA's factors times 1, so that none can lose it. What PEFT has no names for goes
-under LyCORIS's or ComfyUI's; then ComfyUI and this pack read the whole file, and PEFT the LoRA in it.
+A LoRA without alpha has scale 1 in every program, so no program can lose the scale. Changes that PEFT has no names for
+get LyCORIS's or ComfyUI's; ComfyUI and this pack then read the whole file, PEFT only the LoRA in it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PEFT_PREFIX, LYCORIS_PREFIX, COMFYUI_PREFIX = "base_model.model.", "lycoris_", "
 
 
 def save_portable(adapter: Adapter, path: Path) -> list[str]:
-    """Write an adapter as one .safetensors, or into a folder as PEFT does; return what readers will lack.
+    """Write an adapter as one .safetensors file, or as a PEFT folder; return what some programs will not read.
 
-    Raises: FileExistsError where something is there already; ValueError for what only one reader understands.
+    Raises: FileExistsError if the path exists; ValueError for a folder if PEFT could not read all of the adapter.
     """
     if path.exists():
         raise FileExistsError(f"{path.name} exists already: choose another name, or remove it first")
@@ -53,12 +53,12 @@ def _is_of_peft(change: Change) -> bool:
 
 
 def _metadata(adapter: Adapter) -> dict[str, str]:
-    said = {"format": "pt", BAKED_ALPHA: "true", "source_format": adapter.format}
+    metadata = {"format": "pt", BAKED_ALPHA: "true", "source_format": adapter.format}
     if any(isinstance(change.factors, Kronecker) for change in adapter.changes.values()):
-        said[LOKR_CONFIG] = json.dumps({"linear_dim": 1, "linear_alpha": 1})  # acestep.cpp skips a LoKr without it
+        metadata[LOKR_CONFIG] = json.dumps({"linear_dim": 1, "linear_alpha": 1})  # acestep.cpp skips a LoKr without it
     if adapter.trigger:
-        said[TRIGGERS[0]] = adapter.trigger
-    return said
+        metadata[TRIGGERS[0]] = adapter.trigger
+    return metadata
 
 
 def _named(weight: str, change: Change) -> dict[str, Tensor]:
@@ -70,9 +70,9 @@ def _named(weight: str, change: Change) -> dict[str, Tensor]:
         key = f"{COMFYUI_PREFIX}{weight.removesuffix('.bias').removesuffix('.weight')}"
         return {f"{key}.diff{'_b' if bias else ''}": factors.difference}
     if isinstance(factors, LowRank):
-        # PEFT wraps the decoder alone.
+        # PEFT wraps only the decoder.
         key = PEFT_PREFIX + below if below != path else COMFYUI_PREFIX + path
-        # float32, or the product with alpha would be rounded anew.
+        # In float32, or the product with the scale would be rounded a second time.
         named = {f"{key}.lora_A.weight": factors.down, f"{key}.lora_B.weight": change.scale * factors.up.float()}
         return named | _magnitude(f"{key}.lora_magnitude_vector", f"{key}.dora_scale", change.magnitude)
     key = LYCORIS_PREFIX + flattened(below) if below != path else COMFYUI_PREFIX + path
@@ -95,7 +95,7 @@ def _hadamard(key: str, factors: Hadamard, scale: float) -> dict[str, Tensor]:
 
 
 def _magnitude(peft: str | None, lycoris: str, magnitude: Tensor | None) -> dict[str, Tensor]:
-    """Return the lengths of DoRA: PEFT knows those of rows only, as a plain vector."""
+    """Return DoRA's magnitude under its name. PEFT has only that of rows, as a vector."""
     if magnitude is None:
         return {}
     if peft is not None and magnitude.shape[1] == 1:
@@ -111,14 +111,14 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
         if isinstance(change.factors, LowRank) and weight.startswith(DECODER)
     }
     usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
-    own = {path: rank for path, rank in ranks.items() if rank != usual}
+    exceptions = {path: rank for path, rank in ranks.items() if rank != usual}
     return {
         "peft_type": "LORA",
         "task_type": "FEATURE_EXTRACTION",
         "r": usual,
         "lora_alpha": usual,
-        "rank_pattern": own,
-        "alpha_pattern": own,
+        "rank_pattern": exceptions,
+        "alpha_pattern": exceptions,
         "target_modules": sorted({path.rpartition(".")[2] for path in ranks}),
         "use_dora": any(change.magnitude is not None for change in adapter.changes.values()),
         "use_rslora": False,
@@ -129,12 +129,12 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
 
 def _lost(adapter: Adapter) -> list[str]:
     changes: Mapping[str, Change] = adapter.changes
-    said = []
+    lost = []
     others = [weight for weight, change in changes.items() if not isinstance(change.factors, LowRank)]
     if others:
-        said.append(f"{len(others)} of {len(changes)} changes are no LoRA: PEFT and diffusers will not read those")
+        lost.append(f"{len(others)} of {len(changes)} changes are not LoRA: PEFT and diffusers will not read those")
     if any(change.magnitude is not None for change in changes.values()):
-        said.append("it has DoRA magnitudes: ComfyUI's own loader ignores them or computes them differently")
+        lost.append("it has DoRA magnitudes: ComfyUI's own loader ignores them or computes them differently")
     if adapter.unknown:
-        said.append(f"{len(adapter.unknown)} modules are of no ACE-Step 1.5 model and were left out")
-    return said
+        lost.append(f"{len(adapter.unknown)} modules belong to no ACE-Step 1.5 model and were left out")
+    return lost

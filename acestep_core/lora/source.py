@@ -1,7 +1,7 @@
-"""Adapter files on disk: where the weights of a folder are, what is said beside and inside them, safe reading.
+"""Opens adapter files: finds the weights in a folder, the config beside or inside them, and reads them safely.
 
-A .safetensors is checked as model files are. A torch file is read only as far as it holds nothing but tensors, so
-no code in it runs. What the tensors mean is for files.py.
+A .safetensors file is checked as model files are. A torch file is refused if it holds more than tensors, so no code
+in it can run. files.py interprets the tensors.
 """
 
 from __future__ import annotations
@@ -30,35 +30,32 @@ WEIGHT_FILES = (
     "pytorch_lora_weights.safetensors",
     "lora_weights.pt",
 )
-# Where trainers put the adapter below the folder that people copy.
+# Where trainers put the adapter inside the folder that people copy.
 INNER_FOLDERS = ("", "adapter", "final/adapter", "final", "best")
-# diffusers' and Side-Step's place for what PEFT says in adapter_config.json; keys begin with the component.
+# Metadata in which diffusers and Side-Step keep PEFT's config; its keys begin with the component, "transformer.".
 METADATA_CONFIG = "lora_adapter_metadata"
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An adapter file as it is: tensors by name, PEFT's config ({} without one), the metadata inside.
-
-    config_is_beside: the config is an adapter_config.json, not a copy of one in the metadata.
-    """
+    """The content of an adapter file."""
 
     name: str
     tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # PEFT's, {} if there is none
     metadata: Mapping[str, str]
-    config_is_beside: bool
+    config_is_beside: bool  # whether the config is an adapter_config.json, not a copy of one in the metadata
 
 
 def open_source(path: Path) -> Source:
-    """Return what a file, or the adapter in a folder, holds.
+    """Return the content of an adapter file, or of the adapter in a folder.
 
-    Raises: FileNotFoundError for what is missing on disk; ValueError for a damaged file, or one with code in it.
+    Raises: FileNotFoundError if a file is missing; ValueError for a damaged file, or one that could run code.
     """
     file = _weights_in(path) if path.is_dir() else path
     tensors, metadata = _read(file)
     config_file = file.parent / PEFT_CONFIG
-    # One stray config must not scale every flat file that lies in the same folder.
+    # A config counts only for PEFT's own file: it must not scale every other file in the same folder.
     is_beside = (path.is_dir() or file.stem == "adapter_model") and config_file.is_file()
     config = read_json(config_file) if is_beside else _config_inside(metadata)
     return Source(path.name, tensors, config, metadata, is_beside)
@@ -71,13 +68,13 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def list_adapter_folders(root: Path) -> list[str]:
-    """Return the PEFT folders below root, sorted, each as "name/" or "parent/name/" on every system."""
-    found = []
+    """Return the PEFT folders below root, sorted, as "name/" or "parent/name/", with slashes on every system."""
+    names = []
     for parent, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if PEFT_CONFIG in files and Path(parent) != root:
-            found.append(Path(parent).relative_to(root).as_posix() + "/")
-    return sorted(found)
+            names.append(Path(parent).relative_to(root).as_posix() + "/")
+    return sorted(names)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -95,7 +92,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _read(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
-    """Return tensors and metadata. What a file is shows in its content: torch's are zip archives."""
+    """Return tensors and metadata. A zip archive is a torch file, whatever its name."""
     if file.is_file() and is_zipfile(file):
         return _read_torch(file), {}
     if file.is_file() and file.suffix.lower() not in SUFFIXES:
@@ -121,19 +118,19 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"{file.name} is no adapter: tensors by name belong in it; get the .safetensors version")
+        raise ValueError(f"{file.name} is not an adapter: it must hold tensors by name; get the .safetensors version")
     return content
 
 
 def _config_inside(metadata: Mapping[str, str]) -> dict[str, Any]:
-    said = said_in(metadata, METADATA_CONFIG)
-    return {key.removeprefix("transformer."): value for key, value in said.items()}
+    config = parsed_metadata(metadata, METADATA_CONFIG)
+    return {key.removeprefix("transformer."): value for key, value in config.items()}
 
 
-def said_in(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    """Return the JSON object under a key of a file's metadata, {} where there is none."""
+def parsed_metadata(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Return the JSON object under a key of a file's metadata, {} if there is none."""
     try:
-        said = json.loads(metadata.get(key, ""))
+        value = json.loads(metadata.get(key, ""))
     except ValueError:
-        said = None
-    return said if isinstance(said, dict) else {}
+        value = None
+    return value if isinstance(value, dict) else {}

@@ -1,7 +1,7 @@
-"""Where the DiT looks while it sings: the attention of a few heads from frames to lyric tokens.
+"""The DiT's attention to the lyrics: how much a few heads attend from each frame to each lyric token.
 
-One pass over finished latents, after sampling and apart from it, no deeper than the last head that counts.
-Which heads follow the lyrics is told by the checkpoint; what their attention means is for `alignment`.
+One forward pass over finished latents, apart from sampling, and only as deep as the last head that is needed. The
+checkpoint says which heads follow the lyrics; `alignment` interprets their attention.
 Source: ace-step/ACE-Step-1.5, `acestep/handler.py` (get_lyric_timestamp, get_lyric_score).
 """
 
@@ -23,19 +23,16 @@ from ..models.dit import PATCH_FRAMES
 from ..song.tokens import LyricIds
 
 NOISE_SEED = 42
-PURE_NOISE = 1.0  # the level at which only codes and text can give the attention a shape
+PURE_NOISE = 1.0  # at this level nothing of the take is left: the attention depends on codes and text only
 CONFIG_KEY = "lyric_alignment_layers_config"
 
 
 @dataclass(frozen=True)
 class LyricHeads:
-    """The cross-attention heads that follow the lyrics, as (layer, head) from shallow to deep, counted from 0.
+    """The cross-attention heads that follow the lyrics."""
 
-    third_party: they were found by others than the model's makers.
-    """
-
-    pairs: tuple[tuple[int, int], ...]
-    third_party: bool = False
+    pairs: tuple[tuple[int, int], ...]  # (layer, head), counted from 0, from shallow to deep
+    third_party: bool = False  # found by others than the model's makers
 
     def __post_init__(self) -> None:
         if not self.pairs:
@@ -45,7 +42,7 @@ class LyricHeads:
 
     @property
     def n_layers(self) -> int:
-        """Return how many layers must be run to see them all."""
+        """Return how many layers must be run to reach all heads."""
         return self.pairs[-1][0] + 1
 
 
@@ -61,16 +58,16 @@ KNOWN_HEADS = {
 }
 
 
-def lyric_heads(config: AceStepConfig, said: Mapping[str, Sequence[int]] | str | None = None) -> LyricHeads:
-    """Return the heads of a checkpoint: what it says itself, else those known for its size.
+def lyric_heads(config: AceStepConfig, table: Mapping[str, Sequence[int]] | str | None = None) -> LyricHeads:
+    """Return the lyric heads of a checkpoint: its own table, else those known for its size.
 
-    said: `lyric_alignment_layers_config`, layer numbers to heads, from config.json or, as text, from metadata.
+    table: `lyric_alignment_layers_config`, layer numbers to heads, from config.json or, as text, from metadata.
 
-    Raises: ValueError for heads the model has not, or none known for its size.
+    Raises: ValueError for heads that the model does not have, or if none are known for its size.
     """
     size = (len(config.windowed_layers), config.decoder.n_heads)
-    if said:
-        return _said_heads(said, *size)
+    if table:
+        return _heads_in(table, *size)
     if size not in KNOWN_HEADS:
         known = " and ".join(f"{n_layers} layers of {n_heads} heads" for n_layers, n_heads in KNOWN_HEADS)
         raise ValueError(
@@ -81,9 +78,9 @@ def lyric_heads(config: AceStepConfig, said: Mapping[str, Sequence[int]] | str |
 
 
 def lyric_rows(lyrics: LyricIds) -> range:
-    """Return which condition tokens are the words of lyrics: behind the header, before the end of the text.
+    """Return which condition tokens are the words of the lyrics: after the header, before the end of the text.
 
-    Packing puts lyric tokens first, so a lyric token and the condition token of it have the same number.
+    Packing puts lyric tokens first, so a lyric token has the same index among the condition tokens.
     """
     ids = lyrics.tokens.ids[0].tolist()
     end = ids.index(END_OF_TEXT_ID) if END_OF_TEXT_ID in ids else len(ids)
@@ -91,20 +88,20 @@ def lyric_rows(lyrics: LyricIds) -> range:
 
 
 def noise_level(n_steps: int) -> float:
-    """Return the level takes are noised to again: what one step of as many as they were sampled in is wide."""
+    """Return the noise level at which a take is scored: the width of one of its n_steps sampling steps."""
     if n_steps < 1:
         raise ValueError(f"a take is sampled in at least one step, got {n_steps}; use the steps it was made with")
     return 1 / n_steps
 
 
 def attention_bytes(heads: LyricHeads, n_takes: int, n_frames: int, n_condition_tokens: int, rows: range) -> int:
-    """Return the memory that lyric_attention takes beside weights and activations of a forward.
+    """Return the memory that lyric_attention needs on top of the weights and activations of a forward pass.
 
-    What is kept of every head, and the scores, masked scores and shares of the one at hand.
+    The result of all heads, and the scores, masked scores and softmax of the head in progress.
     """
-    kept = len(heads.pairs) * len(rows)
-    n_seen = -(-n_frames // PATCH_FRAMES)
-    return n_takes * n_seen * (kept + 3 * n_condition_tokens) * torch.float32.itemsize
+    result = len(heads.pairs) * len(rows)
+    n_patches = -(-n_frames // PATCH_FRAMES)
+    return n_takes * n_patches * (result + 3 * n_condition_tokens) * torch.float32.itemsize
 
 
 @torch.inference_mode()
@@ -118,32 +115,31 @@ def lyric_attention(
     heads: LyricHeads,
     seed: int = NOISE_SEED,
 ) -> Tensor:
-    """Return what part of their attention the heads give lyric tokens, float32 [B, heads, tokens, frames], on CPU.
+    """Return the share of attention that each head gives each lyric token, float32 [B, heads, tokens, frames] on CPU.
 
-    tokens and context [B, T, 128]: the packed condition of each take, as `pipeline.condition` makes it, in the
-    model's dtype and on its device. latents [B, T, 64]: the finished takes. rows: see lyric_rows. t: the level
-    the takes are noised to, each with the same noise, so that none depends on its batch mates. A frame is two
-    latent frames long.
+    tokens, context [B, T, 128]: the packed condition of each take from `pipeline.condition`, in the model's dtype and
+    on its device. latents [B, T, 64]: the finished takes. rows: from lyric_rows. t: the level the takes are noised to,
+    all with the same noise, so that a take's score does not depend on its batch. A frame here is two latent frames.
 
-    Raises: ValueError for lyrics longer than the condition, or latents that are no numbers or of another length.
+    Raises: ValueError for lyrics longer than the condition, or latents that are not finite or of another length.
     """
     _check(tokens, context, latents, rows)
     like = context
-    # On the CPU, or scores would differ from device to device.
+    # Drawn on the CPU, or scores would differ between devices.
     noise = torch.randn(1, *latents.shape[1:], generator=torch.Generator().manual_seed(seed)).to(like)
     x = t * noise + (1 - t) * latents.to(like)
     cross = model.decoder.cross_kv(tokens.states, None if tokens.real.all() else tokens.real, heads.n_layers)
     modulation = model.decoder.modulation(torch.tensor([t], device=like.device), like.dtype)
     keys = slice(rows.start, rows.stop)
-    found: Tensor = model.decoder.attention(x, context, modulation, cross, heads.pairs, keys)
-    if not found.isfinite().all():
+    attention: Tensor = model.decoder.attention(x, context, modulation, cross, heads.pairs, keys)
+    if not attention.isfinite().all():
         name = str(like.dtype).removeprefix("torch.")
-        raise RuntimeError(f"the model's attention is no numbers in {name}; load it with another weight dtype")
-    return found.cpu()
+        raise RuntimeError(f"the model's attention is NaN or infinite in {name}; load it with another weight dtype")
+    return attention.cpu()
 
 
-def _said_heads(said: Mapping[str, Sequence[int]] | str, n_layers: int, n_heads: int) -> LyricHeads:
-    pairs = _parsed(said)
+def _heads_in(table: Mapping[str, Sequence[int]] | str, n_layers: int, n_heads: int) -> LyricHeads:
+    pairs = _parsed(table)
     for layer, head in pairs:
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
             raise ValueError(
@@ -153,13 +149,13 @@ def _said_heads(said: Mapping[str, Sequence[int]] | str, n_layers: int, n_heads:
     return LyricHeads(tuple(sorted(set(pairs))))
 
 
-def _parsed(said: Mapping[str, Sequence[int]] | str) -> list[tuple[int, int]]:
+def _parsed(table: Mapping[str, Sequence[int]] | str) -> list[tuple[int, int]]:
     try:
-        table: Any = json.loads(said) if isinstance(said, str) else said
-        return [(int(layer), int(head)) for layer, heads in table.items() for head in heads]
+        layers: Any = json.loads(table) if isinstance(table, str) else table
+        return [(int(layer), int(head)) for layer, heads in layers.items() for head in heads]
     except (ValueError, TypeError, AttributeError):
         raise ValueError(
-            f'{CONFIG_KEY} must map layers to lists of heads, like {{"3": [10, 11]}}, got {said!r}; '
+            f'{CONFIG_KEY} must map layers to lists of heads, like {{"3": [10, 11]}}, got {table!r}; '
             "use the config.json that came with the model"
         ) from None
 

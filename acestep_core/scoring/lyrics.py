@@ -1,7 +1,7 @@
-"""What is sung when: lines, words and sections of lyrics, with times and confidence.
+"""The lines, words and sections of lyrics, with the times they are sung at and a confidence.
 
-Lyrics come as pieces, the text of each token. A line ends with the token that holds its line break; a line in
-square brackets is a tag and names the section that follows. Writing them to files is for `subtitles`.
+Lyrics come as pieces, the text of each token. A line ends with the token that holds its line break; a line in square
+brackets is a tag and names the section that follows. `subtitles` writes timed lines as LRC and SRT.
 Source: ace-step/ACE-Step-1.5, `acestep/core/scoring/dit_alignment.py`.
 """
 
@@ -38,18 +38,15 @@ class TimedWord:
 
 @dataclass(frozen=True)
 class TimedLine:
-    """A line, when it is sung, and how surely, 0 to 1.
-
-    section: what the last tag said, such as "Chorus". is_tag: the line is a tag itself; it has no words.
-    """
+    """A line and when it is sung, in seconds."""
 
     text: str
     start_s: float
     end_s: float
-    confidence: float
-    words: tuple[TimedWord, ...] = ()
-    section: str = ""
-    is_tag: bool = False
+    confidence: float  # 0 to 1
+    words: tuple[TimedWord, ...] = ()  # none for a tag
+    section: str = ""  # the text of the last tag, such as "Chorus"
+    is_tag: bool = False  # whether the line itself is a tag
 
     def later(self, by_s: float) -> TimedLine:
         """Return the line and its words by_s seconds later."""
@@ -67,30 +64,30 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class Lyrics:
-    """The text of every token of the words of a song, header and end of text left out."""
+    """The lyrics of a song as the text of each token, without header and end of text."""
 
     pieces: tuple[str, ...]
 
     @cached_property
     def sung(self) -> tuple[bool, ...]:
-        """Return which tokens belong to no tag. A line break counts as sung, as in the official code."""
-        found, in_tag = [], False
+        """Return for each token whether it is outside tags. A line break counts as sung, as in the official code."""
+        sung, in_tag = [], False
         for piece in self.pieces:
             in_tag = in_tag or "[" in piece
-            found.append(not in_tag)
+            sung.append(not in_tag)
             in_tag = in_tag and "]" not in piece
-        return tuple(found)
+        return tuple(sung)
 
     @property
     def is_wordless(self) -> bool:
-        """Tell whether there is nothing to align: no lyrics, or tags alone, as [Instrumental]."""
+        """Tell whether there is nothing to align: no lyrics, or only tags such as [Instrumental]."""
         return not any(
             sung and any(map(str.isalnum, piece)) for sung, piece in zip(self.sung, self.pieces, strict=True)
         )
 
     @cached_property
     def lines(self) -> tuple[TextSpan, ...]:
-        """Return the lines that show anything; each holds the token with its line break."""
+        """Return the lines that are not blank, each with the token that holds its line break."""
         ends = [index + 1 for index, piece in enumerate(self.pieces) if "\n" in piece]
         bounds = [0, *ends, len(self.pieces)]
         spans = (range(start, end) for start, end in pairwise(bounds))
@@ -98,29 +95,29 @@ class Lyrics:
         return tuple(line for line in lines if line.text)
 
     def words(self, tokens: range) -> tuple[TextSpan, ...]:
-        """Return the words among tokens. A word begins behind a space; in scripts without, with every token."""
-        found: list[TextSpan] = []
+        """Return the words among tokens. A word begins after a space; in scripts without spaces every token is one."""
+        words: list[TextSpan] = []
         before = " "
         for start, piece, index in _whole_pieces(self.pieces, tokens):
             text = piece.strip()
-            if text and (not found or _parts(before, piece)):
-                found.append(TextSpan(text, range(start, index + 1)))
+            if text and (not words or _parts(before, piece)):
+                words.append(TextSpan(text, range(start, index + 1)))
             elif text:
-                found[-1] = TextSpan(found[-1].text + text, range(found[-1].tokens.start, index + 1))
+                words[-1] = TextSpan(words[-1].text + text, range(words[-1].tokens.start, index + 1))
             before = piece
-        return tuple(found)
+        return tuple(words)
 
 
 def timed_lines(lyrics: Lyrics, path: Path, energy: Tensor, duration_s: float) -> tuple[TimedLine, ...]:
-    """Return the lines with the times at which a path passes them; energy [N, F] tells how surely.
+    """Return the lines with the times at which a path passes their tokens, and their confidence from energy [N, F].
 
-    An end is that of the last frame. The official one is where the last frame begins, so that what lasts one
-    frame would last no time.
+    A line ends at the end of its last frame. The official code takes that frame's beginning, which gives a line of one
+    frame no duration.
     """
     first, last = path.spans()
     frame_s = duration_s / energy.shape[1]
     starts, ends = first * frame_s, (last + 1) * frame_s
-    # A token's peak, not its mean: the path gives a solo's frames to some token, which sings no worse for that.
+    # A token's peak, not its mean: the path gives the frames of a solo to some token, which must not count against it.
     peaks = np.maximum.reduceat(energy.double().numpy()[path.tokens, path.frames], _changes(path.tokens))
     timed, section = [], ""
     for line in lyrics.lines:
@@ -147,12 +144,12 @@ def _timed_word(word: TextSpan, starts: Floats, ends: Floats) -> TimedWord:
 
 
 def _changes(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each token of a path begins."""
+    """Return the index in a path where each token begins."""
     return np.flatnonzero(np.diff(tokens, prepend=-1))
 
 
 def _whole_pieces(pieces: Sequence[str], tokens: range) -> Iterator[tuple[int, str, int]]:
-    """Return (first token, text, last token) of pieces that show; those without text belong to the next."""
+    """Yield (first token, text, last token) of pieces with text; empty pieces belong to the next one."""
     start = tokens.start
     for index in tokens:
         if pieces[index]:

@@ -22,7 +22,7 @@ class Weight:
 
 
 def mix(score: Score, weights: Sequence[Weight]) -> float:
-    """Return the weighted mean of a take's scores, 0 where none counts. Weights of scores it lacks are left out."""
+    """Return the weighted mean of the scores that a take has, 0 if none of them has a weight."""
     parts = [(part.weight, score.value(part.name)) for part in weights]
     counted = [(weight, value) for weight, value in parts if value is not None and weight > 0]
     total = sum(weight for weight, _ in counted)
@@ -30,9 +30,9 @@ def mix(score: Score, weights: Sequence[Weight]) -> float:
 
 
 def ranking(scores: Sequence[Score], weights: Sequence[Weight]) -> tuple[int, ...]:
-    """Return the numbers of all takes, best first; equals stay in their order.
+    """Return the indices of all takes, best first; ties stay in order.
 
-    Raises: ValueError where some takes have a score that counts and others lack it: their means do not compare.
+    Raises: ValueError if only some takes have a score with a weight: their means would not compare.
     """
     for part in weights:
         having = [index for index, score in enumerate(scores) if score.value(part.name) is not None]
@@ -47,9 +47,9 @@ def ranking(scores: Sequence[Score], weights: Sequence[Weight]) -> tuple[int, ..
 
 
 def pick_best(scores: Sequence[Score], weights: Sequence[Weight], n_picks: int) -> tuple[int, ...]:
-    """Return the numbers of the n_picks best takes, best first.
+    """Return the indices of the n_picks best takes, best first.
 
-    Raises: ValueError as ranking does, and for more picks than takes or none.
+    Raises: ValueError as ranking does, or unless n_picks is between 1 and the number of takes.
     """
     if not 1 <= n_picks <= len(scores):
         raise ValueError(f"{n_picks} takes cannot be picked of {len(scores)}; pick 1 to {len(scores)}")

@@ -1,6 +1,6 @@
-"""What is known of how good takes are: named scores and timed lyrics, of one take and of a batch.
+"""The scores of takes: named numbers and timed lyrics, of one take and of a batch.
 
-A Score starts empty and grows as scorers add to it. Which takes are best is `rank`'s question.
+A Score starts empty and grows as scorers add to it. `rank` decides which takes are best.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from ..constants import FRAME_RATE
 from .lyrics import TimedLine
 
-WEAK = 0.5  # the confidence below which a line is weak, where nobody says otherwise
+WEAK = 0.5  # a line with a lower confidence is weak, by default
 
 
 @dataclass(frozen=True)
 class NamedScore:
-    """One number that tells how good a take is; more is better."""
+    """One number that says how good a take is; higher is better."""
 
     name: str
     value: float
@@ -32,13 +32,10 @@ class NamedScore:
 
 @dataclass(frozen=True)
 class Score:
-    """The named scores of a take, and its lines with their times.
-
-    lines is empty for a take that was not scored by its lyrics, and for one that has nothing to align.
-    """
+    """The named scores of a take, and its timed lines."""
 
     named: tuple[NamedScore, ...] = ()
-    lines: tuple[TimedLine, ...] = ()
+    lines: tuple[TimedLine, ...] = ()  # empty if the take was not scored by its lyrics, or has nothing to align
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.named):
@@ -50,54 +47,50 @@ class Score:
         return tuple(score.name for score in self.named)
 
     def value(self, name: str) -> float | None:
-        """Return a score, None where the take has none of that name."""
+        """Return a score by name, None if the take does not have it."""
         return next((score.value for score in self.named if score.name == name), None)
 
     def extended(self, other: Score) -> Score:
-        """Return this score with another's named scores added, or in place of equal names, and its lines if any."""
-        kept = tuple(score for score in self.named if score.name not in other.names)
-        return Score(kept + other.named, other.lines or self.lines)
+        """Return this score with another's named scores added or replaced, and its lines if it has any."""
+        others = tuple(score for score in self.named if score.name not in other.names)
+        return Score(others + other.named, other.lines or self.lines)
 
     def later(self, by_s: float) -> Score:
-        """Return this score with its lines by_s seconds later, as where a take is part of a longer one."""
+        """Return this score with its lines by_s seconds later, for a take that is part of a longer one."""
         return replace(self, lines=tuple(line.later(by_s) for line in self.lines))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The Score of every take, and the plan it was sung from.
+    """The scores of a batch of takes, or of plans before any take was sampled."""
 
-    n_frames: length of each take in latent frames, on which its lines are timed; 0 where plans were scored and no
-    takes, one Score for each plan.
-    """
-
-    takes: tuple[Score, ...]
-    plans: tuple[int, ...]
-    n_frames: int = 0
+    takes: tuple[Score, ...]  # one for each take; where plans were scored, one for each plan
+    plans: tuple[int, ...]  # the plan that each was sung from
+    n_frames: int = 0  # length of each take in latent frames; 0 where plans were scored
 
     def __post_init__(self) -> None:
         if len(self.takes) != len(self.plans):
-            raise ValueError(f"{len(self.takes)} scores are told {len(self.plans)} plans; tell the plan of each")
+            raise ValueError(f"{len(self.takes)} scores came with {len(self.plans)} plans; give the plan of each")
         if not self.takes:
             raise ValueError("there are no takes to keep scores of; score at least one")
 
     @property
     def is_of_plans(self) -> bool:
-        """Tell whether plans were scored, and no takes."""
+        """Tell whether plans were scored, not takes."""
         return not self.n_frames
 
     @property
     def summary(self) -> str:
-        """Return what these are scores of, such as "4 takes of 12 s"."""
+        """Return what was scored, such as "4 takes of 12 s"."""
         count, length = len(self.takes), self.n_frames / FRAME_RATE
         plural = "" if count == 1 else "s"
         return f"{count} plan{plural}" if self.is_of_plans else f"{count} take{plural} of {length:g} s"
 
     def of_items(self, plans: Sequence[int | None]) -> tuple[Score, ...]:
-        """Return the Score of every item of a batch, which was sung from these plans; None = from all in turn.
+        """Return the Score of every item of a batch that was sung from these plans; None: take the plans in turn.
 
-        Where plans were scored, a take has the score of its own; a single plan is everyone's.
-        Raises ValueError for another number of takes, or a take of a plan that was not scored.
+        Where plans were scored, each take gets the score of its plan; a single plan counts for all.
+        Raises ValueError for another number of takes, or for a take of a plan that was not scored.
         """
         if self.is_of_plans:
             return tuple(self._of_plan(item, plan) for item, plan in enumerate(plans))
@@ -106,9 +99,9 @@ class Scores:
         return self.takes
 
     def extended(self, other: Scores) -> Scores:
-        """Return these scores with another's of the same takes added; of equal names the other's count.
+        """Return these scores with another's of the same takes added; the other's replace those of the same name.
 
-        Scores of plans go to the takes that were sung from them, whichever of both came first.
+        Scores of plans are given to the takes that were sung from them, whichever of the two came first.
         Raises ValueError for scores of other takes.
         """
         base = other if self.is_of_plans else self
@@ -116,7 +109,7 @@ class Scores:
         return replace(base, takes=tuple(mine.extended(theirs) for mine, theirs in pairs))
 
     def picked(self, items: Sequence[int], plans: Sequence[int] | None = None) -> Scores:
-        """Return the scores of some takes, in that order; plans: new numbers for the plans of those."""
+        """Return the scores of some takes, in the order given, with new numbers for their plans if plans is given."""
         plans = [self.plans[item] for item in items] if plans is None else plans
         return Scores(tuple(self.takes[item] for item in items), tuple(plans), self.n_frames)
 
@@ -149,21 +142,21 @@ def joined(scores: Sequence[Scores]) -> Scores:
     """
     lengths = sorted({each.n_frames for each in scores})
     if len(lengths) > 1:
-        told = " and ".join(f"{length / FRAME_RATE:g} s" for length in lengths)
-        raise ValueError(f"takes of {told} do not go into one batch; pick among takes of one length")
+        durations = " and ".join(f"{length / FRAME_RATE:g} s" for length in lengths)
+        raise ValueError(f"takes of {durations} do not go into one batch; pick among takes of one length")
     takes = tuple(take for each in scores for take in each.takes)
     return Scores(takes, tuple(plan for each in scores for plan in each.plans), lengths[0])
 
 
 def weakest_line(score: Score) -> TimedLine | None:
-    """Return the line sung least surely, None for a take without lines."""
+    """Return the line with the lowest confidence, None for a take without lines."""
     return min((line for line in score.lines if not line.is_tag), key=lambda line: line.confidence, default=None)
 
 
 def weak_lines(score: Score, threshold: float = WEAK, most: int = 0) -> tuple[TimedLine, ...]:
-    """Return the lines of a take below a confidence, in the order they are sung.
+    """Return the lines of a take with a confidence below threshold, in the order they are sung, without tags.
 
-    most: only so many, those sung worst; 0 = all. Tags are no lines.
+    most: at most this many, the weakest ones; 0 = all.
     """
     weak = [line for line in score.lines if not line.is_tag and line.confidence < threshold]
     chosen = sorted(range(len(weak)), key=lambda index: weak[index].confidence)[: most or len(weak)]
@@ -171,10 +164,10 @@ def weak_lines(score: Score, threshold: float = WEAK, most: int = 0) -> tuple[Ti
 
 
 def time_mask(lines: Sequence[TimedLine], n_frames: int, padding_s: float = 0.0) -> Tensor:
-    """Return a mask [n_frames], 1 where a line is sung or will be in padding_s, or was; what no frame holds is cut."""
+    """Return a mask [n_frames], 1 where a line is sung and padding_s before and after it, cut to the n_frames."""
     mask = torch.zeros(n_frames)
     for line in lines:
-        # Times are multiples of a frame's length, give or take a rounding.
+        # Times are multiples of a frame, apart from rounding errors.
         first = math.floor(round((line.start_s - padding_s) * FRAME_RATE, 6))
         stop = math.ceil(round((line.end_s + padding_s) * FRAME_RATE, 6))
         mask[max(first, 0) : max(stop, 0)] = 1

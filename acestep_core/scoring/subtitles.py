@@ -1,6 +1,6 @@
-"""Timed lyrics as text: LRC, LRC with a time for every word, and SRT.
+"""Writes timed lyrics as LRC, as LRC with a time for every word, and as SRT.
 
-Times are rounded once, in whole units, so that a minute is never written as 60 seconds, as the official code may.
+A time is rounded once, to whole hundredths or thousandths, so no line begins at 60 seconds as in the official code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .lyrics import TimedLine
 
 
 def lrc(lines: Sequence[TimedLine]) -> str:
-    """Return lines as LRC, tags among them as the official code has them."""
+    """Return lines as LRC, including tags, as the official code does."""
     return "\n".join(f"[{_minutes(line.start_s)}]{line.text}" for line in lines)
 
 
@@ -21,7 +21,7 @@ def word_lrc(lines: Sequence[TimedLine]) -> str:
 
 
 def srt(lines: Sequence[TimedLine]) -> str:
-    """Return lines as SRT subtitles, tags left out: a viewer reads what is sung."""
+    """Return lines as SRT subtitles, without tags: viewers want to read what is sung."""
     sung = [line for line in lines if not line.is_tag]
     return "\n".join(
         f"{number}\n{_hours(line.start_s)} --> {_hours(line.end_s)}\n{line.text}\n"

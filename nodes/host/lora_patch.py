@@ -1,8 +1,7 @@
-"""Adapters as ComfyUI patches: on a clone of a MODEL, so that nothing shared changes and all of it can be undone.
+"""Puts adapters on a clone of a MODEL as ComfyUI patches, so the original stays as it is and all can be undone.
 
-ComfyUI applies the patches when it loads the weights, wholly, partly or quantised, and takes them off again. All
-adapters that follow one another on a MODEL share one patch a weight: each starts from the weight of the MODEL they
-began with, and their sum is rounded once.
+ComfyUI applies the patches when it loads the weights, fully, partly or quantised, and removes them again. Adapters
+stacked on a MODEL share one patch per weight: each is computed from the unpatched weight, and the sum is rounded once.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ NETWORK = "diffusion_model."  # in front of our names in ComfyUI's model
 
 
 class ChangesPatch(WeightAdapterBase):
-    """One weight's changes, in ComfyUI's terms: tuples of tensors, which it moves ahead of their use."""
+    """The changes of one weight in ComfyUI's form: tuples of tensors, which it moves to the device before use."""
 
     name = "acestep"
 
     def __init__(self, loaded_keys: set[str], weights: tuple[Any, ...]) -> None:
-        # ComfyUI makes a copy by these two when it has moved the tensors.
+        # ComfyUI copies a patch by calling its class with these two, after moving the tensors.
         self.loaded_keys, self.weights = loaded_keys, weights
 
     def calculate_weight(
@@ -44,15 +43,15 @@ class ChangesPatch(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: object = None,
     ) -> torch.Tensor:
-        """Return the patched weight; strength is that of a hook or a merge, 1 otherwise."""
+        """Return the patched weight; strength is 1 except in a hook or a merge."""
         return merged(weight, [(strength * own, change) for own, change in map(_unpacked, self.weights)])
 
 
 def shapes_of(patcher) -> Shapes:
-    """Return the weights of a MODEL that a patch can change, by our names, with their shapes.
+    """Return the shapes of the weights of a MODEL that a patch can change, by our names.
 
-    ComfyUI patches what its layers hold. Bare parameters such as scale_shift_table it passes over in silence, so
-    they are left out here, where an adapter that wants them is told of.
+    ComfyUI patches only the weights of its layers and silently ignores bare parameters such as scale_shift_table. They
+    are left out here, so that the report lists changes to them as not used.
 
     Raises ValueError for a MODEL that our loader did not make.
     """
@@ -61,9 +60,9 @@ def shapes_of(patcher) -> Shapes:
     return {name: shape for name, shape in _shapes(network.config).items() if name.rpartition(".")[0] in layers}
 
 
-def patched(patcher, found: Fit, strengths: Strengths):
-    """Return a clone of a MODEL with a fitted adapter on it; where its strength is 0, no patch is added."""
-    active = {weight: (strengths.of(weight), change) for weight, change in found.changes.items()}
+def patched(patcher, fitted: Fit, strengths: Strengths):
+    """Return a clone of a MODEL with a fitted adapter on it; a weight whose strength is 0 gets no patch."""
+    active = {weight: (strengths.of(weight), change) for weight, change in fitted.changes.items()}
     clone = patcher.clone()
     _add(clone, {NETWORK + weight: _packed(*each) for weight, each in active.items() if each[0]})
     return clone
@@ -71,12 +70,12 @@ def patched(patcher, found: Fit, strengths: Strengths):
 
 @functools.lru_cache(maxsize=2)
 def _shapes(config: AceStepConfig) -> Shapes:
-    """Return the shapes of a model's weights. The live ones may be packed by quantisation."""
-    return {name: like.shape for name, like in AceStep(config, SHAPES_ONLY).state_dict().items()}
+    """Return the shapes of a model's weights. Quantised weights may be packed, so they cannot be asked."""
+    return {name: weight.shape for name, weight in AceStep(config, SHAPES_ONLY).state_dict().items()}
 
 
 def _add(patcher, added: Mapping[str, tuple[Any, ...]]) -> None:
-    """Add a change to each weight's patches: to our own if that is the last of them, else as a new one."""
+    """Add a change to each weight's patches: to our own patch if it is the last one, else as a new patch."""
     patches = {}
     for key, packed in added.items():
         last = patcher.patches[key][-1][1] if patcher.patches.get(key) else None
@@ -86,7 +85,9 @@ def _add(patcher, added: Mapping[str, tuple[Any, ...]]) -> None:
         patches[key] = ChangesPatch(set(), (*earlier, packed))
     applied = patcher.add_patches(patches)
     if missing := patches.keys() - set(applied):
-        raise RuntimeError(f"ComfyUI took not all of {len(patches)} patches; the first it left is {min(missing)}")
+        raise RuntimeError(
+            f"ComfyUI accepted {len(applied)} of {len(patches)} patches; the first it left out is {min(missing)}"
+        )
 
 
 def _packed(strength: float, change: Change) -> tuple[Any, ...]:
@@ -101,5 +102,5 @@ def _unpacked(packed: tuple[Any, ...]) -> tuple[float, Change]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a tensor in the memory order that ComfyUI copies it in; anything else as it is."""
+    """Return a tensor contiguous in memory, as ComfyUI needs it for copying; anything else unchanged."""
     return value.contiguous() if isinstance(value, torch.Tensor) else value

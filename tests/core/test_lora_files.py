@@ -183,7 +183,7 @@ def test_an_adapter_that_was_never_trained_is_told(tmp_path: Path) -> None:
 def test_strength_0_is_told(tmp_path: Path) -> None:
     adapter = read_adapter(saved(tmp_path, lora(attention(PEFT, 64, range(2))), alpha_baked="true"))
     report = describe(adapter, fit(adapter, SHAPES["2b"]), Strengths(0.0))
-    assert report.endswith("warning: every strength that counts here is 0, so nothing is changed")
+    assert report.endswith("warning: the strength of every part that this adapter changes is 0, so nothing is changed")
 
 
 @pytest.mark.parametrize(
@@ -273,8 +273,8 @@ def test_an_adapter_of_the_other_size_is_refused(tmp_path: Path, row: str, size:
 def test_a_whole_model_is_refused(tmp_path: Path) -> None:
     tiny.write_dit_comfy(tmp_path / "acestep_v1.5_turbo.safetensors", "turbo")
     assert refusal(tmp_path / "acestep_v1.5_turbo.safetensors") == (
-        "acestep_v1.5_turbo.safetensors is no adapter, it looks like an ACE-Step 1.5 diffusion model: an adapter has "
-        "names such as lora_A or lokr_w1; load whole models with Load ACE-Step Model"
+        "acestep_v1.5_turbo.safetensors is not an adapter, it looks like an ACE-Step 1.5 diffusion model: an adapter "
+        "has names such as lora_A or lokr_w1; load whole models with Load ACE-Step Model"
     )
 
 
@@ -353,7 +353,7 @@ def test_lengths_of_columns_are_not_divided_over_fused_projections(tmp_path: Pat
 
 def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "voice.pt")
-    assert refusal(tmp_path / "voice.pt").startswith("voice.pt is no adapter: tensors by name belong in it")
+    assert refusal(tmp_path / "voice.pt").startswith("voice.pt is not an adapter: it must hold tensors by name")
 
 
 def test_a_folder_without_weights_says_what_belongs_in_it(tmp_path: Path) -> None:

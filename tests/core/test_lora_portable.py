@@ -77,7 +77,7 @@ def test_the_trigger_word_and_where_it_came_from_are_kept(tmp_path: Path) -> Non
 def test_what_other_programs_will_not_read_is_said(tmp_path: Path) -> None:
     (lokr,) = save_portable(read_adapter(write(tmp_path, "LyCORIS LoKr", BASE).path), tmp_path / "a.safetensors")
     (dora,) = save_portable(read_adapter(write(tmp_path, "PEFT folder, DoRA", BASE).path), tmp_path / "b.safetensors")
-    assert lokr == "22 of 22 changes are no LoRA: PEFT and diffusers will not read those"
+    assert lokr == "22 of 22 changes are not LoRA: PEFT and diffusers will not read those"
     assert dora.startswith("it has DoRA magnitudes")
     assert save_portable(read_adapter(write(tmp_path, "diffusers", BASE).path), tmp_path / "c.safetensors") == []
 

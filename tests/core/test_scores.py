@@ -139,7 +139,7 @@ def test_takes_of_different_length_are_not_joined() -> None:
 
 
 def test_each_score_needs_a_plan_and_there_must_be_one() -> None:
-    with pytest.raises(ValueError, match="1 scores are told 2 plans; tell the plan of each"):
+    with pytest.raises(ValueError, match="1 scores came with 2 plans; give the plan of each"):
         Scores((Score(),), (0, 1))
     with pytest.raises(ValueError, match="there are no takes to keep scores of"):
         Scores((), ())

@@ -451,7 +451,7 @@ def test_takes_without_a_score_that_counts_stay_in_their_order_and_the_node_says
     instrumental = Scores((Score(), Score()), (0, 0), N_FRAMES)
     output = pick(songs(2), instrumental)
     assert torch.equal(output.result[0]["samples"], songs(2)["samples"][:1])
-    assert text_of(output)[1].startswith("no take has a score that counts here, so the first are kept")
+    assert text_of(output)[1].startswith("no take has a score with a weight here, so the first takes are kept")
 
 
 @pytest.mark.parametrize(

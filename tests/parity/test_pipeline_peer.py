@@ -1,7 +1,6 @@
 """From prompt to latents: our whole path against diffusers' whole pipeline, same weights and same noise."""
 
 import pytest
-import torch
 from diffusers import AceStepPipeline
 from torch import Tensor
 
