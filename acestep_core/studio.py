@@ -4,7 +4,7 @@
     plan = band.plan(SongSpec("a slow waltz for accordion", "[Verse]\\nThe lamps go out along the river"))
     takes = band.make(plan.song, plan.codes, seed=7, n_takes=2)
     take = band.repaint(takes.only(0), 12.0, 18.0, seed=8)
-    band.save(take, Path("out"))
+    band.save(band.score(take), "out")
 
 The same seeds give the takes that the nodes give. One model at a time is on the device; the others wait on the CPU.
 """
@@ -234,7 +234,7 @@ class Studio:
                 scores.append(score.later(start / FRAME_RATE))
             return replace(rendition, scores=tuple(scores))
 
-    def save(self, rendition: Rendition, folder: Path, name: str = "song", format: str = "flac") -> list[Path]:
+    def save(self, rendition: Rendition, folder: str | Path, name: str = "song", format: str = "flac") -> list[Path]:
         """Write every take with its sidecars (JSON, codes, timed lyrics) and return the audio files.
 
         Raises ValueError for an unknown format, or a folder that cannot be written to.

@@ -313,7 +313,7 @@ LAYOUTS: Mapping[str, tuple[Stage, ...]] = {
         Stage("Your music", (Column(320, RECORDING),)),
         Stage("What it is", (Column(420, ("AceStepSong", "AceStepEncode")),)),
         Stage("What it becomes", (Column(420, ("AceStepSong", "AceStepEncode")),)),
-        Stage("Generate", (Column(280, ("AceStepSamplerOptions", "AceStepSample")),)),
+        Stage("Generate", (Column(280, ("AceStepMorph", "AceStepSample")),)),
         LISTEN,
     ),
     "21_lora_one": (

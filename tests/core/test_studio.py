@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,17 @@ def test_the_library_imports_no_host() -> None:
         "assert not {'comfy', 'folder_paths', 'nodes', 'server'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_the_lines_of_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (PACK_ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    tiny_models.write_comfyui_folders(tmp_path / "ComfyUI" / "models")
+    (tmp_path / "ComfyUI" / "comfy").symlink_to(comfyui.comfyui_path() / "comfy")
+    monkeypatch.chdir(tmp_path)
+    # The same modules as in the other tests, under the name that a program outside ComfyUI gives them.
+    exec(program.replace("from acestep_core", "from acestep_pack.acestep_core"), {})
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.flac")) == ["song_00001_seed8.flac"]
 
 
 @pytest.mark.parametrize(

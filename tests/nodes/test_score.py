@@ -566,7 +566,7 @@ INVISIBLE = "\u200b\u0301"  # in some fonts
 
 def has_words(row: np.ndarray) -> bool:
     """Tell whether anything is written over the heat of a row, in the colour of words alone."""
-    return bool((np.abs(row - np.array(heat.WORDS) / 255).max(-1) < 0.02).any())
+    return bool((np.abs(row - np.array(lyrics_picture.WORDS) / 255).max(-1) < 0.02).any())
 
 
 def test_a_line_is_warm_when_it_is_heard() -> None:
@@ -610,20 +610,21 @@ def test_weak_lines_have_a_colour_of_their_own() -> None:
 def test_every_script_is_drawn_somehow(text: str) -> None:
     image = drawn(planted(("[", "Verse", "]\n", text, "\n", "Stay", "\n")))
     assert image.shape == drawn(planted(("[", "Verse", "]\n", "Hold", "\n", "Stay", "\n"))).shape
-    top = picture.GAP + heat.HEADING + heat.ROW_GAP
-    assert has_words(image[top : top + heat.MOST_ROW]) or text == INVISIBLE
+    top = picture.GAP + lyrics_picture.HEADING + lyrics_picture.ROW_GAP
+    assert has_words(image[top : top + lyrics_picture.MOST_ROW]) or text == INVISIBLE
 
 
 @pytest.mark.parametrize(
-    ("n_lines", "row"), [(1, heat.MOST_ROW), (25, 40), (60, heat.LEAST_ROW), (400, heat.LEAST_ROW)]
+    ("n_lines", "row"),
+    [(1, lyrics_picture.MOST_ROW), (25, 40), (60, lyrics_picture.LEAST_ROW), (400, lyrics_picture.LEAST_ROW)],
 )
 def test_every_line_has_a_row_that_is_high_enough_to_read(n_lines: int, row: int) -> None:
     lyrics = Lyrics(tuple(piece for i in range(n_lines) for piece in (f"line {i}", "\n")))
     found = score_lyrics(torch.rand(1, 2 * n_lines, 60, generator=torch.Generator().manual_seed(0)), lyrics, 4.8)
     image = drawn(lyric_scorer.SungTake(lyrics, found.score.lines, found.energy, 0.0, 4.8, 4.8))
-    rows = n_lines * row + (n_lines - 1) * heat.ROW_GAP
+    rows = n_lines * row + (n_lines - 1) * lyrics_picture.ROW_GAP
     assert image.shape[:2] == (picture.GAP + rows + picture.AXIS_HEIGHT, 1_000)
-    tops = picture.GAP + (row + heat.ROW_GAP) * np.arange(n_lines)
+    tops = picture.GAP + (row + lyrics_picture.ROW_GAP) * np.arange(n_lines)
     assert all(has_words(image[top : top + row]) for top in tops)
 
 
