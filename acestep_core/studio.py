@@ -180,7 +180,7 @@ class Studio:
         return Rendition(song, encoding, takes.takes, latents, audio, takes.summary)
 
     def source(self, audio: Tensor, sample_rate: int = SAMPLE_RATE) -> Source:
-        """Return a recording [B, C, S] as a source for a task (see `pipeline.tasks`), its samples kept.
+        """Return a recording [B, C, S] as a source for a task (see `pipeline.tasks`), with its samples.
 
         Raises ValueError for what is not music.
         """
@@ -194,7 +194,7 @@ class Studio:
     def repaint(
         self, rendition: Rendition, start_s: float, end_s: float, *, keep: Keep | None = BALANCED, **settings: object
     ) -> Rendition:
-        """Return takes whose region from start_s to end_s is made anew, the rest kept sample for sample.
+        """Return takes with the region from start_s to end_s generated again, the rest kept sample for sample.
 
         settings: as `make` takes them. For other edits make a Task of `source(rendition.audio)` and call `make`.
         """

@@ -251,7 +251,7 @@ class AceStepMorph(io.ComfyNode):
             node_id="AceStepMorph",
             display_name="ACE-Step Morph",
             category=GENERATE,
-            description="Turns the song in the sampler's latent from one prompt into another, without making it anew.",
+            description="Moves the song in the sampler's latent from one prompt to another; the rest of it stays.",
             search_aliases=["flow edit", "remix", "style transfer"],
             inputs=[
                 io.Conditioning.Input(

@@ -1,4 +1,4 @@
-"""One thin node a task: sources and settings in, a TASK out. What tasks are is in the core's `tasks`."""
+"""One thin node for each task: sources and settings in, a TASK out. `acestep_core/pipeline/tasks.py` defines them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _track_inputs(chosen: tuple[str, ...], verb: str):
 
 
 def _shown(task) -> io.NodeOutput:
-    """Return a task, and where it generates as the text on the node."""
+    """Return a task; the text on the node says where it generates."""
     if task.mask is None:
         where = f"{task.n_frames / FRAME_RATE:g} s"
     else:
@@ -60,33 +60,33 @@ class AceStepCover(io.ComfyNode):
             node_id="AceStepCover",
             display_name="ACE-Step Cover",
             category=TASKS,
-            description="Makes a song anew in another style: its melody and form stay, the caption tells the sound.",
+            description="A new version of a song in another style: melody and form stay, the caption sets the sound.",
             search_aliases=["remix", "style transfer", "audio to audio"],
             inputs=[
                 _source_input(),
                 _unit(
                     "strength",
                     1.0,
-                    "Part of the steps that follow the source, 0 to 1. After it the model goes on by the text alone: "
+                    "Part of the steps that follow the source, 0 to 1; the rest follow the text alone: "
                     "0.2 for another style, 1 for the same song.",
                 ),
                 _unit(
                     "noise_strength",
                     0.0,
-                    "How much of the source's own sound the run starts from, 0 to 1. 0 starts from pure noise.",
+                    "How much of the source's sound the run starts from, 0 to 1. 0 starts from pure noise.",
                 ),
                 io.Boolean.Input(
                     "through_codes",
                     default=True,
-                    tooltip="Hear the source as five codes a second, melody and rhythm only. Off hears it as it is, "
-                    "much closer to the original.",
+                    tooltip="On: the model gets the source as five codes a second, melody and rhythm only. Off: it "
+                    "gets the source itself, and stays much closer to it.",
                 ),
                 io.Combo.Input(
                     "preset",
                     options=["custom", "remix"],
                     default="custom",
-                    tooltip="remix ignores both strengths and takes the official interface's: by the text alone, begun "
-                    "from a fifth of the source's sound.",
+                    tooltip="remix replaces both strengths by the official interface's: 0 and 0.2, the text alone, "
+                    "starting from a fifth of the source's sound.",
                 ),
             ],
             outputs=_outputs(),
@@ -106,7 +106,7 @@ class AceStepRepaint(io.ComfyNode):
             node_id="AceStepRepaint",
             display_name="ACE-Step Repaint",
             category=TASKS,
-            description="Makes parts of a song anew and keeps the rest. Several regions take one run.",
+            description="Generates parts of a song again and keeps the rest. Several regions take one run.",
             search_aliases=["inpaint", "edit region", "fix line"],
             inputs=[
                 _source_input(),
@@ -119,18 +119,18 @@ class AceStepRepaint(io.ComfyNode):
                     "mode",
                     options=list(KEEP_MODES),
                     default="balanced",
-                    tooltip="How firmly the rest is held while the region forms: conservative through every step, "
-                    "balanced as strength says, aggressive not at all, so that the rest may drift.",
+                    tooltip="How firmly the rest is kept while the region forms: conservative in every step, balanced "
+                    "as strength says, aggressive not at all, so the rest may change.",
                 ),
-                _unit("strength", 0.5, "In balanced: 0 is conservative, 1 is all but aggressive."),
+                _unit("strength", 0.5, "For balanced: 0 is conservative, 1 is almost aggressive."),
             ],
             outputs=_outputs(),
         )
 
     @classmethod
     def execute(cls, source, mask, mode, strength):
-        given = latent_source(source)
-        return _shown(repaint(given, frame_mask(mask, given.n_frames), keep(mode, strength)))
+        recording = latent_source(source)
+        return _shown(repaint(recording, frame_mask(mask, recording.n_frames), keep(mode, strength)))
 
 
 class AceStepExtend(io.ComfyNode):
@@ -140,7 +140,7 @@ class AceStepExtend(io.ComfyNode):
             node_id="AceStepExtend",
             display_name="ACE-Step Extend",
             category=TASKS,
-            description="Plays on past the end of a song, or leads into its beginning. The song itself stays.",
+            description="Continues a song past its end, or adds a lead-in before its beginning. The song itself stays.",
             search_aliases=["outpaint", "continue", "longer"],
             inputs=[
                 _source_input(),
@@ -149,8 +149,8 @@ class AceStepExtend(io.ComfyNode):
                 _seconds(
                     "context",
                     0.0,
-                    "Seconds of the song that the model hears beside the new part. 0 is as much as fits in 600 s with "
-                    "it; less is faster.",
+                    "Seconds of the song that the model gets beside the new part. 0 is as much as fits in 600 s "
+                    "together; less is faster.",
                 ),
             ],
             outputs=_outputs(),
@@ -168,7 +168,7 @@ class AceStepStitch(io.ComfyNode):
             node_id="AceStepStitch",
             display_name="ACE-Step Stitch",
             category=TASKS,
-            description="Joins two songs by a passage that leads from one into the other.",
+            description="Joins two songs with a new passage between them.",
             search_aliases=["bridge", "transition", "medley", "join"],
             inputs=[
                 _source_input("first", "The song that comes first."),
@@ -192,18 +192,18 @@ class AceStepLego(io.ComfyNode):
             node_id="AceStepLego",
             display_name="ACE-Step Lego",
             category=TASKS,
-            description="Plays a named track to a song, as a stem of its own. Needs a base model.",
+            description="Adds an instrument to a song, as a separate stem. Needs a base model.",
             search_aliases=["add track", "stem", "accompany"],
             inputs=[
                 _source_input(),
-                io.Combo.Input("track", options=list(reversed(TRACKS)), default="guitar", tooltip="What to play."),
-                io.Mask.Input("mask", optional=True, tooltip="1 where to play; everywhere without one."),
+                io.Combo.Input("track", options=list(reversed(TRACKS)), default="guitar", tooltip="The track to add."),
+                io.Mask.Input("mask", optional=True, tooltip="1 where to add it; everywhere if nothing is connected."),
                 io.Boolean.Input(
                     "keep_outside",
                     default=True,
                     optional=True,
-                    tooltip="With a mask: outside of it the song stays, inside only the new track is heard. Off leaves "
-                    "outside what the model makes of it.",
+                    tooltip="With a mask: outside it the result is the song, inside only the new track. Off keeps what "
+                    "the model generates outside.",
                 ),
             ],
             outputs=_outputs(),
@@ -211,9 +211,9 @@ class AceStepLego(io.ComfyNode):
 
     @classmethod
     def execute(cls, source, track, mask=None, keep_outside=True):
-        given = latent_source(source)
-        region = None if mask is None else frame_mask(mask, given.n_frames)
-        return _shown(lego(given, track, region, BALANCED if keep_outside else None))
+        recording = latent_source(source)
+        region = None if mask is None else frame_mask(mask, recording.n_frames)
+        return _shown(lego(recording, track, region, BALANCED if keep_outside else None))
 
 
 class AceStepExtract(io.ComfyNode):
@@ -223,7 +223,7 @@ class AceStepExtract(io.ComfyNode):
             node_id="AceStepExtract",
             display_name="ACE-Step Extract",
             category=TASKS,
-            description="Takes tracks out of a mix, each as a take of its own, aligned. Needs a base model.",
+            description="Separates tracks from a mix, each as a take, all aligned. Needs a base model.",
             search_aliases=["stems", "separate", "isolate"],
             inputs=[_source_input(), *_track_inputs(("vocals",), "Extract the")],
             outputs=_outputs(),
@@ -241,7 +241,7 @@ class AceStepComplete(io.ComfyNode):
             node_id="AceStepComplete",
             display_name="ACE-Step Complete",
             category=TASKS,
-            description="Plays the missing parts to a stem, such as a backing track to a voice. Needs a base model.",
+            description="Adds the missing parts to a stem, such as a backing band to a voice. Needs a base model.",
             search_aliases=["accompaniment", "backing track", "vocal2bgm"],
             inputs=[_source_input(), *_track_inputs((), "Complete with")],
             outputs=_outputs(),

@@ -1,9 +1,9 @@
-"""Morph (flow-edit): turns a song from one prompt towards another without making it anew.
+"""Morph (flow-edit): moves a song from one prompt towards another, keeping the rest of it.
 
-Both prompts are asked about the song under the same noise, and only the difference of their velocities moves it,
-so that what they agree on stays. `velocity` learns through `Evaluation.origin` which prompt is asked.
+The model gets the song under the same noise with both prompts, and only the difference of the velocities moves it, so
+that what they agree on stays. `Evaluation.origin` tells `velocity` which prompt is meant.
 Source: ace-step/ACE-Step-1.5, `acestep/models/common/flow_edit.py` and `flow_edit_helpers.py` (main of
-2026-06-26), which knows Euler's steps and APG alone; FlowEdit: Kulikov et al., 2024.
+2026-06-26), which has Euler steps and APG only; FlowEdit: Kulikov et al., 2024.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .sample import Evaluation, FreshNoise, SamplerSettings, Velocity, finish, l
 
 @dataclass(frozen=True)
 class Morph:
-    """In which part of the steps a song is turned from its own prompt to another, by how many draws of noise."""
+    """Which steps turn a song from its own prompt to another, and how many draws of noise each averages."""
 
     start: float = 0.0  # part of the steps that are left out; more stays closer to the song
     end: float = 1.0  # part after which the target prompt goes on alone
@@ -49,15 +49,15 @@ def morph(
     preserve: Preserve | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Return clean latents [B, T, 64] turned from the origin prompt to the target, along levels that fall to 0.
+    """Return clean latents [B, T, 64] moved from the origin prompt to the target, along levels that fall to 0.
 
-    Of the settings, the limit, the EMA and what is done at the end apply. Where `preserve` keeps, the song stays
-    itself in every step. on_step(index, the song so far) is called after each step that is not left out.
+    Of the settings, the velocity limit, the EMA, rescale and shift apply. Where `preserve` keeps, the song is put back
+    in every step. on_step(index, the song so far) is called after each step that is not left out.
     """
     n_steps, steps = len(levels) - 1, change.steps(len(levels) - 1)
     origin, target = (_Prompt(velocity, settings, is_origin) for is_origin in (True, False))
     outside = None if preserve is None else ~preserve.inside[..., None]
-    song = source  # morphed so far, and always without noise
+    song = source  # the result so far, without noise
     for index in steps:
         t, t_next = levels[index], levels[index + 1]
         noised = [mix(fresh_noise(), source, t) for _ in range(change.n_draws)]
@@ -82,8 +82,9 @@ def morph(
 
 
 class MorphGuide:
-    """Guidance of both prompts. Each has an APG momentum of its own, from which all draws of a step start;
-    with the step it advances once, by the mean of what the draws differ by.
+    """Guidance of both prompts, each with its own APG momentum.
+
+    All draws of a step start from the same momentum; it advances once a step, by the mean of their differences.
     """
 
     def __init__(self, guidance: Guidance) -> None:
@@ -101,7 +102,7 @@ class MorphGuide:
 
 
 class _Momentum:
-    """A momentum that holds still within a step."""
+    """A momentum that is constant within a step."""
 
     def __init__(self) -> None:
         self.draws: list[Tensor] = []
@@ -109,9 +110,9 @@ class _Momentum:
         self._settled: Tensor | None = None
 
     def before(self, step: int) -> Tensor | None:
-        """Return the momentum that a step begins with; the draws of the step before have settled by then."""
+        """Return the momentum at the start of a step, after the draws of the step before were averaged."""
         if step != self._step and self.draws:
-            # Momentum is linear: the mean of the advanced ones is one advanced by the mean difference.
+            # Momentum is linear: the mean over draws equals one update by the mean difference.
             self._settled, self.draws = torch.stack(self.draws).mean(0), []
         self._step = step
         return self._settled

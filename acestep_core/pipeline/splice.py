@@ -1,4 +1,4 @@
-"""The waveform of a task: what was generated, decoded, set into the untouched recordings of its sources.
+"""The waveform of a task: the generated part, decoded and set into the untouched recordings of its sources.
 
 Outside the region, beyond a short equal-power crossfade, every sample is the source's own. Only the frames that
 are needed are decoded. Audio is [B, 2, S] float32 at 48 kHz.
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..constants import AUDIO_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .tasks import Task
 
-# Frames decoded beside what is heard, past the VAE's reach of 9, so that the cut is not heard.
+# Frames decoded on each side of a region and cut off: more than the VAE's reach of 9, so that the cut is exact.
 DECODE_MARGIN = 12
 
 Span = tuple[int, int]  # from, to

@@ -77,7 +77,7 @@ class Source:
             self._check_waveform(self.waveform)
 
     def _check_waveform(self, waveform: Tensor) -> None:
-        # Nodes that cut or pick latents hand the recording on as it was; it would be heard in the wrong place.
+        # Core's nodes that cut or pick latents pass the uncut recording on, which would be spliced in the wrong place.
         n_items = self.latents.shape[0]
         if waveform.ndim != 3 or waveform.shape[0] not in (1, n_items) or waveform.shape[1] != AUDIO_CHANNELS:
             raise ValueError(
@@ -172,7 +172,7 @@ class Task:
 
     @property
     def duration_s(self) -> float:
-        """Return the length the prompt tells: the source's own, or that of a window that is not the whole."""
+        """Return the length that the prompt states: the source's, or the window's if that is not the whole."""
         if not self.sources:
             return self.n_frames / FRAME_RATE
         (source, *others) = self.sources
@@ -196,28 +196,28 @@ class Task:
         return self.mask is not None and not bool((self.mask > 0).any())
 
     def mask_in_window(self, n_frames: int) -> Tensor | None:
-        """Return the mask [1 or B, n_frames] as the model sees it, 0 behind the canvas; None = everything."""
+        """Return the mask [1 or B, n_frames] as the model sees it, 0 past the canvas; None = everything."""
         if self.mask is None:
             return None
-        seen = self.mask[:, self.window[0] : self.window[0] + n_frames]
-        return torch.nn.functional.pad(seen, (0, n_frames - seen.shape[1]))
+        mask = self.mask[:, self.window[0] : self.window[0] + n_frames]
+        return torch.nn.functional.pad(mask, (0, n_frames - mask.shape[1]))
 
     def source_in_window(self, n_frames: int, silence: Tensor) -> Tensor:
         """Return the sources [B, n_frames, 64] as the model sees them, in their own precision.
 
-        silence [1, n, 64] is where there are none; behind the canvas it begins anew, as in the official code.
+        silence [1, n, 64] fills the gaps; past the canvas it starts over from its first frame, as officially.
         """
         if not self.sources:
             return tile(silence, n_frames)
         start, stop = self.window[0], min(self.window[0] + n_frames, self.n_frames)
         silence = silence.to(self.sources[0].latents.dtype)
-        seen = tile(silence, stop - start).expand(self.n_items, -1, -1).clone()
+        canvas = tile(silence, stop - start).expand(self.n_items, -1, -1).clone()
         for source in self.sources:
             first, last = max(source.start, start), min(source.stop, stop)
             if first < last:
                 latents = source.latents[:, first - source.start : last - source.start]
-                seen[:, first - start : last - start] = latents.to(seen)
-        return fit(seen, n_frames, silence)
+                canvas[:, first - start : last - start] = latents.to(canvas)
+        return fit(canvas, n_frames, silence)
 
     def assemble(self, generated: Tensor, rows: Tensor) -> Tensor:
         """Return whole canvases [N, n_frames, 64]: generated windows [N, w, 64] of `rows`, the sources around them.
@@ -247,20 +247,20 @@ def text2music(strength: float = 1.0, n_frames: int = 0) -> Task:
 
 
 def cover(source: Source, strength: float = 1.0, noise_strength: float = 0.0, hints: bool = True) -> Task:
-    """Return the task of making a song anew: strength tells how closely, noise_strength keeps more of its sound."""
+    """Return the task of a new version of a song: closer by strength, with more of its sound by noise_strength."""
     name = "cover" if hints else "cover-nofsq"
     return Task(name, (source,), source.n_frames, strength=strength, noise_strength=noise_strength)
 
 
-def repaint(source: Source, mask: Tensor, kept: Keep | None = BALANCED) -> Task:
-    """Return the task of making those parts of a source anew that mask [1 or B, n_frames] says."""
+def repaint(source: Source, mask: Tensor, keep: Keep | None = BALANCED) -> Task:
+    """Return the task of generating the parts of a source again where mask [1 or B, n_frames] is above 0."""
     _check_mask(mask, source.n_frames, source.latents.shape[0])
     window = _window(*_span(mask), source.n_frames)
-    return Task("repaint", (source,), source.n_frames, mask, window, keep=kept)
+    return Task("repaint", (source,), source.n_frames, mask, window, keep=keep)
 
 
 def extend(source: Source, left_s: float, right_s: float, context_s: float = 0.0) -> Task:
-    """Return the task of playing on past either end of a source.
+    """Return the task of continuing a source past either end.
 
     context_s: how much of the source the model hears on each extended side; 0 = as much as fits.
     Raises ValueError where nothing is to be added, or more than a window holds.
@@ -282,7 +282,7 @@ def extend(source: Source, left_s: float, right_s: float, context_s: float = 0.0
 def stitch(first: Source, second: Source, bridge_s: float, overlap_s: float = 0.0, context_s: float = 0.0) -> Task:
     """Return the task of joining two sources by bridge_s of new music.
 
-    overlap_s: how much of either end is made anew too. context_s: as in `extend`.
+    overlap_s: how much of either end is generated again too. context_s: as in `extend`.
     """
     bridge, overlap = _frames("bridge", bridge_s), _frames("overlap", overlap_s)
     if bridge + overlap == 0:
@@ -298,24 +298,24 @@ def stitch(first: Source, second: Source, bridge_s: float, overlap_s: float = 0.
     return Task("stitch", (before, after), after.stop, mask, window, keep=BALANCED)
 
 
-def lego(source: Source, track: str, mask: Tensor | None = None, kept: Keep | None = BALANCED) -> Task:
+def lego(source: Source, track: str, mask: Tensor | None = None, keep: Keep | None = BALANCED) -> Task:
     """Return the task of adding a named track; inside mask [1 or B, n_frames] only, where one is given."""
     if mask is None:
         return Task("lego", (source,), source.n_frames, tracks=((track,),))
     _check_mask(mask, source.n_frames, source.latents.shape[0])
     window = _window(*_span(mask), source.n_frames)
-    return Task("lego", (source,), source.n_frames, mask, window, ((track,),), keep=kept)
+    return Task("lego", (source,), source.n_frames, mask, window, ((track,),), keep=keep)
 
 
 def extract(source: Source, tracks: tuple[str, ...]) -> Task:
-    """Return the task of taking tracks out of a mix, each as a row of its own."""
+    """Return the task of separating tracks from a mix, one row of the batch each."""
     if not tracks:
         raise ValueError("choose at least one track to extract")
     return Task("extract", (source,), source.n_frames, tracks=tuple((track,) for track in tracks))
 
 
 def complete(source: Source, tracks: tuple[str, ...] = ()) -> Task:
-    """Return the task of playing the missing parts to a stem: the named tracks together, or what fits."""
+    """Return the task of adding the missing parts to a stem: the named tracks together, or whatever fits."""
     return Task("complete", (source,), source.n_frames, tracks=(tracks,))
 
 

@@ -293,7 +293,7 @@ GOLDEN_TURBO = {
     "t2m_shift3": {},
     "t2m_shift1_steps5": {"levels": schedule(5, 1.0)},
     "heun": {"settings": SamplerSettings("heun")},
-    "repaint_explicit": {"encoding": golden_song(task=repaint(Source(SOURCE), REGION, kept=None))},
+    "repaint_explicit": {"encoding": golden_song(task=repaint(Source(SOURCE), REGION, keep=None))},
     "repaint_injected": {
         "encoding": golden_song(task=repaint(Source(SOURCE), REGION)),
         "preserve": Preserve(SOURCE, REGION.expand(BATCH, -1), Keep(0.5, 10, 0.0)),

@@ -46,7 +46,7 @@ def half_covered(source: Source, mask: Tensor) -> Task:
 
 
 def repainted(source: Source, mask: Tensor) -> Task:
-    return repaint(source, mask, kept=None)
+    return repaint(source, mask, keep=None)
 
 
 def extracted(source: Source, mask: Tensor) -> Task:

@@ -59,17 +59,17 @@ TASKS: dict[str, tuple[Task | None, dict[str, object]]] = {
     "text2music": (None, {}),
     "cover": (cover(SOURCE), {"task_type": "cover"}),
     "repaint": (
-        repaint(SOURCE, REGION, kept=None),
+        repaint(SOURCE, REGION, keep=None),
         {"task_type": "repaint", "repainting_start": START_S, "repainting_end": END_S},
     ),
     "repaint to the end": (
-        repaint(SOURCE, region(N_FRAMES, START_S), kept=None),
+        repaint(SOURCE, region(N_FRAMES, START_S), keep=None),
         {"task_type": "repaint", "repainting_start": START_S, "repainting_end": -1},
     ),
     "extract": (extract(SOURCE, ("backing_vocals",)), {"task_type": "extract", "track_name": "backing_vocals"}),
     "lego": (lego(SOURCE, "guitar"), {"task_type": "lego", "track_name": "guitar"}),
     "lego in a region": (
-        lego(SOURCE, "guitar", REGION, kept=None),
+        lego(SOURCE, "guitar", REGION, keep=None),
         {"task_type": "lego", "track_name": "guitar", "repainting_start": START_S, "repainting_end": END_S},
     ),
     "complete": (complete(SOURCE), {"task_type": "complete"}),
