@@ -24,8 +24,8 @@ FLOORS = (
     {"acestep_core/pipeline", "acestep_core/scoring", "acestep_core/lora"},
     {"acestep_core/planner"},
     {"acestep_core/*"},  # every other file of acestep_core: what joins rooms, such as bundle
-    {"nodes/pictures"},
     {"nodes/host"},
+    {"nodes/pictures"},
     {"nodes"},
 )
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}

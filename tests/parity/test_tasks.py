@@ -129,11 +129,11 @@ TABLE = {
     "cover, codes": Row(cover(SOURCE), CODES, COVER, hints),
     "cover-nofsq": Row(cover(SOURCE, hints=False), NONE, COVER, latents),
     "cover-nofsq, codes": Row(cover(SOURCE, hints=False), CODES, COVER, hints),
-    "repaint": Row(repaint(SOURCE, MASK), NONE, REPAINT, silenced, region, keep=True),
-    "repaint, feathered": Row(repaint(SOURCE, 0.3 * MASK), NONE, REPAINT, silenced, region, keep=True),
+    "repaint": Row(repaint(SOURCE, MASK), NONE, REPAINT, silenced, region, kept=True),
+    "repaint, feathered": Row(repaint(SOURCE, 0.3 * MASK), NONE, REPAINT, silenced, region, kept=True),
     "repaint, aggressive": Row(repaint(SOURCE, MASK, None), NONE, REPAINT, silenced, region),
     # Ours: the official code drops the source as soon as there are codes.
-    "repaint, codes": Row(repaint(SOURCE, MASK), CODES, REPAINT, sketched, region, keep=True),
+    "repaint, codes": Row(repaint(SOURCE, MASK), CODES, REPAINT, sketched, region, kept=True),
     # The official code repaints what it has padded with silence; it knows no task of these names.
     "extend": Row(extend(SHORT, 0, 2), NONE, REPAINT, ahead_of_silence, last_third, kept=True),
     "extend to the left": Row(extend(SHORT, 2, 0), NONE, REPAINT, behind_silence, first_third, kept=True),
