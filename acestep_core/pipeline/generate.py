@@ -1,8 +1,7 @@
 """From an encoded song to latents: condition, guidance, the change of conditions part-way, what is kept, the loop.
 
-Start reading here. `condition` makes of a song what the DiT is given, `run` asks the DiT, `guidance` joins its two
-predictions, `sample` walks from noise to data. A host that owns the model calls `solve` with a velocity of its own
-(ComfyUI: nodes/host/guider.py); `generate` is the whole without a host.
+Start reading here. `condition` turns a song into the DiT's inputs, `run` calls the DiT, `guidance` joins its two
+predictions, `sample` goes from noise to data. A host with a velocity of its own calls `solve` (nodes/host/guider.py).
 Source: ace-step/ACE-Step-1.5, `acestep/models/{turbo,base}/modeling_*.py`, `generate_audio`.
 """
 
