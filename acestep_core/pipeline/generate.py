@@ -59,7 +59,12 @@ def generate(
 
 
 def guided_velocity(run: Run, encoding: Encoding, job: Job, origin: Encoding | None = None) -> Velocity:
-    """Return the velocity of a job's takes: one forward a call, of both predictions where guidance applies."""
+    """Return the velocity of a job's takes: one forward a call, of both predictions where guidance applies.
+
+    Raises ValueError for a morph without the prompt that it comes from.
+    """
+    if job.morph is not None and origin is None:
+        raise ValueError('a morph needs the prompt that it comes from: give it as "origin"')
     guide = Guide(job.guidance) if job.morph is None else MorphGuide(job.guidance)
     n_steps = len(job.levels) - 1
 
@@ -87,13 +92,7 @@ def solve(job: Job, velocity: Velocity, device: torch.device, on_step: OnStep | 
         if start is None or fresh is None:
             raise ValueError("a morph needs a song to begin from and a source of noise")
         return morph(velocity, start, job.levels, job.morph, job.settings, fresh, preserve=preserve, on_step=on_step)
+    noise = job.noise.to(device)
     return sample(
-        velocity,
-        job.noise.to(device),
-        job.levels,
-        job.settings,
-        start=start,
-        preserve=preserve,
-        fresh_noise=fresh,
-        on_step=on_step,
+        velocity, noise, job.levels, job.settings, start=start, preserve=preserve, fresh_noise=fresh, on_step=on_step
     )

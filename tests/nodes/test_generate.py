@@ -14,6 +14,7 @@ from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.generate import generate, guided_velocity, solve
 from acestep_pack.acestep_core.pipeline.guidance import METHODS
+from acestep_pack.acestep_core.pipeline.morph import Morph
 from acestep_pack.acestep_core.pipeline.options import Options
 from acestep_pack.acestep_core.pipeline.region import region
 from acestep_pack.acestep_core.pipeline.run import Branch, Run
@@ -127,6 +128,15 @@ def test_plans_of_codes_are_the_same_bits(model, method: str) -> None:
     codes = AudioCodes(tuple(tuple((613 * i + plan) % 64_000 for i in range(26)) for plan in range(2)))
     options = Options("apg" if method == "none" else method, guidance_interval=(0.2, 0.9))
     compare(model, encoding(TEXT2MUSIC, codes), options, 1.0 if method == "none" else 5.0)
+
+
+def test_a_morph_without_the_prompt_it_comes_from_is_refused(model) -> None:
+    made_of, silence = encoding(TASKS["cover-nofsq"]), model.model.silence
+    request = Request(n_steps=2, guidance=1.0, options=Options(morph=Morph()))
+    empty = torch.zeros(1, made_of.task.window_frames, CHANNELS)
+    takes = prepare(request, "base", made_of.task, 1, empty, silence)
+    with pytest.raises(ValueError, match="a morph needs the prompt that it comes from"):
+        generate(model.model.diffusion_model, made_of, silence, takes.job())
 
 
 def test_cores_callback_gets_the_latents_as_they_are_in_each_step(model) -> None:
