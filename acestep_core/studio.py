@@ -23,7 +23,7 @@ from torch import Tensor
 from . import bundle
 from .audio.file import FORMATS
 from .audio.file import encode as encode_audio
-from .audio.level import normalize_peak
+from .audio.level import peak_gain
 from .audio.recording import recording, whole_frames
 from .checkpoints.loaded import Models, Parts
 from .constants import FRAME_RATE, LATENT_CHANNELS, SAMPLE_RATE
@@ -68,9 +68,15 @@ class Rendition:
     encoding: Encoding
     takes: tuple[Take, ...]
     latents: Tensor  # [N, T, 64]
-    audio: Tensor  # [N, 2, S] at 48 kHz
+    decoded: Tensor  # [N, 2, S] at 48 kHz, at the level of the VAE, or of the recording that a task keeps
+    gain: Tensor  # [N, 1, 1]; a later edit keeps it, so that what it does not touch stays the same
     summary: str = ""  # the settings, in a line
     scores: tuple[Score, ...] = ()  # one a take, once scored
+
+    @property
+    def audio(self) -> Tensor:
+        """Return the sound of every take, [N, 2, S] at 48 kHz."""
+        return self.decoded * self.gain
 
     def only(self, take: int) -> Rendition:
         """Return one of the takes."""
@@ -79,7 +85,8 @@ class Rendition:
             self,
             takes=self.takes[part],
             latents=self.latents[part],
-            audio=self.audio[part],
+            decoded=self.decoded[part],
+            gain=self.gain[part],
             scores=self.scores[part],
         )
 
@@ -176,8 +183,9 @@ class Studio:
             empty = torch.zeros(1, encoding.task.window_frames, LATENT_CHANNELS)
             takes = prepare(request, models.dit_file.variant, encoding.task, encoding.n_plans, empty, silence)
             latents = encoding.task.assemble(self._sampled(encoding, takes, silence), takes.rows)
-            audio = self._sound(latents, encoding.task, takes.rows)
-        return Rendition(song, encoding, takes.takes, latents, audio, takes.summary)
+            decoded = self._sound(latents, encoding.task, takes.rows)
+        gain = torch.ones(len(decoded), 1, 1) if can_splice(encoding.task) else peak_gain(decoded, PEAK_DBFS)
+        return Rendition(song, encoding, takes.takes, latents, decoded, gain, takes.summary)
 
     def source(self, audio: Tensor, sample_rate: int = SAMPLE_RATE) -> Source:
         """Return a recording [B, C, S] as a source for a task (see `pipeline.tasks`), with its samples.
@@ -198,9 +206,10 @@ class Studio:
 
         settings: as `make` takes them. For other edits make a Task of `source(rendition.audio)` and call `make`.
         """
-        source = Source(rendition.latents, waveform=rendition.audio)
+        source = Source(rendition.latents, waveform=rendition.decoded)
         task = repaint(source, region(source.n_frames, start_s, end_s), keep)
-        return self.make(rendition.song, task=task, **settings)  # type: ignore[arg-type]
+        made = self.make(rendition.song, task=task, **settings)  # type: ignore[arg-type]
+        return replace(made, gain=in_turn(rendition.gain, torch.tensor([take.plan for take in made.takes])))
 
     def score(self, rendition: Rendition) -> Rendition:
         """Return the takes with how well each sings its lyrics, and when (`scores`).
@@ -289,7 +298,7 @@ class Studio:
             return torch.stack(
                 [splice(take, task, row, decode) for take, row in zip(latents, rows.tolist(), strict=True)]
             )
-        return normalize_peak(decode(latents), PEAK_DBFS)
+        return decode(latents)
 
     def _latents(self, waveform: Tensor) -> Tensor:
         """Return latents [B, T, 64] of a waveform [B, 2, S] at 48 kHz."""

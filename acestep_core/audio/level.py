@@ -12,15 +12,21 @@ SILENT_PEAK = 1e-6
 
 
 def normalize_peak(audio: Tensor, peak_dbfs: float) -> Tensor:
-    """Return each item scaled, up or down, so that its peak is peak_dbfs; silence stays as it is.
+    """Return each item scaled, up or down, so that its peak is peak_dbfs; silence stays as it is."""
+    return audio * peak_gain(audio, peak_dbfs)
 
+
+def peak_gain(audio: Tensor, peak_dbfs: float) -> Tensor:
+    """Return the factor [B, 1, 1] that brings the peak of each item to peak_dbfs; 1 for silence.
+
+    Raises ValueError for a peak above 0 dBFS.
     Source: ace-step/ACE-Step-1.5, `acestep/audio_utils.py`.
     """
     if peak_dbfs > 0:
         raise ValueError(f"the peak must be 0 dBFS or below, got {peak_dbfs:g}")
     peak = audio.abs().amax(dim=(1, 2), keepdim=True)
     gain = 10 ** (peak_dbfs / 20) / peak.clamp(min=SILENT_PEAK)
-    return audio * torch.where(peak < SILENT_PEAK, torch.ones_like(gain), gain)
+    return torch.where(peak < SILENT_PEAK, torch.ones_like(gain), gain)
 
 
 def fade(audio: Tensor, fade_in_s: float, fade_out_s: float) -> Tensor:

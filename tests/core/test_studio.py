@@ -67,6 +67,15 @@ def test_a_repaint_keeps_every_sample_outside_its_region(band: Studio, takes: st
     assert not torch.equal(before[:, ~kept], after[:, ~kept])
 
 
+def test_a_repainted_region_is_as_loud_as_the_rest_was_made(band: Studio, takes: studio.Rendition) -> None:
+    """A region made again from the same noise everywhere would be the take itself: at the take's own level."""
+    made = band.repaint(takes.only(0), 4.0, 6.0, seed=7, steps=2)
+    inside = slice(int(4.5 * 48_000), int(5.5 * 48_000))
+    ratio = made.audio[0, :, inside].std() / takes.audio[0, :, inside].std()
+    assert 0.5 < ratio < 2
+    assert torch.equal(made.gain, takes.gain[:1])
+
+
 def test_scores_time_every_line(band: Studio, takes: studio.Rendition) -> None:
     scored = band.score(takes)
     assert [score.names[0] for score in scored.scores] == ["lyrics", "lyrics"]
