@@ -69,11 +69,7 @@ class AudioCodes:
 
     def __post_init__(self) -> None:
         for sequence in self.sequences:
-            for position, code in enumerate(sequence):
-                if not 0 <= code < N_CODES:
-                    raise ValueError(
-                        f"audio code {code} at position {position} is outside 0..{N_CODES - 1}; plan again or remove it"
-                    )
+            checked_codes(sequence)
 
     @property
     def n_plans(self) -> int:
@@ -84,6 +80,16 @@ class AudioCodes:
     def duration_s(self) -> float:
         """Return the length of the longest sequence in seconds."""
         return max((len(sequence) for sequence in self.sequences), default=0) / CODE_RATE
+
+
+def checked_codes(codes: Sequence[int]) -> tuple[int, ...]:
+    """Return a sequence of codes. Raises ValueError, naming the position, for one out of range."""
+    for position, code in enumerate(codes):
+        if not 0 <= code < N_CODES:
+            raise ValueError(
+                f"audio code {code} at position {position} is outside 0..{N_CODES - 1}; plan again or remove it"
+            )
+    return tuple(codes)
 
 
 @dataclass(frozen=True)

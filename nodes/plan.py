@@ -6,15 +6,15 @@ from time import perf_counter
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.constants import LANGUAGES, MAX_SEED, MAX_TAKES
+from ..acestep_core.constants import AUTO, LANGUAGES, MAX_SEED, MAX_TAKES
 from ..acestep_core.planner.decode import LmSampling
-from ..acestep_core.planner.plan import Thinking, bytes_to_plan, plan, rewrite, understand
+from ..acestep_core.planner.plan import Thinking, plan, rewrite, understand
 from ..acestep_core.planner.plan import idea as make
-from ..acestep_core.planner.prompts import format_prompt, idea_prompt, think_fields, understand_prompt
+from ..acestep_core.planner.prompts import think_fields
 from ..acestep_core.types import take_seeds
 from .host import progress
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
-from .song import AUTO, known
+from .song import known
 
 PLAN = f"{CATEGORY}/plan"
 
@@ -166,9 +166,8 @@ class AceStepPlan(io.ComfyNode):
         sampling = LmSampling(temperature, top_k, top_p, min_p, repetition_penalty, cfg_scale)
         thinking = Thinking(think_codes, think_metadata, think_caption, think_language)
         seeds = take_seeds(seed, plans)
-        ready = planner.ready(bytes_to_plan(planner.planner, song, thinking, plans, sampling, negative))
         pace = Pace()
-        made = plan(ready, song, thinking, seeds, sampling, negative, pace)
+        made = plan(planner.core, song, thinking, seeds, sampling, negative, pace)
         n_codes = sum(map(len, made.codes.sequences))
         line = pace.line("codes", n_codes) if n_codes else pace.line("tokens")
         return io.NodeOutput(made.song, made.codes, made.blueprint, ui={"text": (_paragraphs(made.blueprint, line),)})
@@ -207,9 +206,8 @@ class AceStepIdea(io.ComfyNode):
     @classmethod
     def execute(cls, planner, idea, instrumental, language, seed, temperature, top_p, top_k):
         sampling = _words(temperature, top_p, top_k)
-        ready = planner.ready(planner.planner.bytes_to_write(idea_prompt(idea, instrumental)))
         pace = Pace()
-        return _shown(make(ready, idea, instrumental, known(language), seed, sampling, pace), pace)
+        return _shown(make(planner.core, idea, instrumental, known(language), seed, sampling, pace), pace)
 
 
 class AceStepFormat(io.ComfyNode):
@@ -233,9 +231,8 @@ class AceStepFormat(io.ComfyNode):
     @classmethod
     def execute(cls, planner, song, seed, temperature, top_p, top_k):
         sampling = _words(temperature, top_p, top_k)
-        ready = planner.ready(planner.planner.bytes_to_write(format_prompt(song)))
         pace = Pace()
-        return _shown(rewrite(ready, song, seed, sampling, pace), pace)
+        return _shown(rewrite(planner.core, song, seed, sampling, pace), pace)
 
 
 class AceStepUnderstand(io.ComfyNode):
@@ -264,31 +261,32 @@ class AceStepUnderstand(io.ComfyNode):
     def execute(cls, planner, codes, seed, temperature, top_p, top_k):
         sampling = _words(temperature, top_p, top_k)
         first = codes.sequences[0] if codes.n_plans else ()
-        ready = planner.ready(planner.planner.bytes_to_write(understand_prompt(first)))
         pace = Pace()
-        return _shown(understand(ready, first, seed, sampling, pace), pace)
+        return _shown(understand(planner.core, first, seed, sampling, pace), pace)
 
 
 class Pace:
-    """Shows how far a planner that is loaded has come, and tells in the end how fast it was.
+    """Shows a planner's progress, and says in the end how fast it was.
 
     A plan has two parts, thoughts and codes, and each counts from 0: the pace is that of the last.
     """
 
     def __init__(self) -> None:
         self._show = progress.of_parts()
-        self._begun = self._told = perf_counter()
+        self._start = self._last = perf_counter()
         self._n_done = 0
 
     def __call__(self, n_done: int, n_all: int) -> None:
-        if n_done <= self._n_done:
-            self._begun = self._told
-        self._n_done, self._told = n_done, perf_counter()
+        if n_done == 0:  # the weights are loaded now
+            self._start = perf_counter()
+        elif n_done <= self._n_done:
+            self._start = self._last
+        self._n_done, self._last = n_done, perf_counter()
         self._show(n_done, n_all)
 
     def line(self, unit: str, n_made: int | None = None) -> str:
         """Return "600 codes in 11.9 s, 50 per second"; nothing when nothing was made. n_made: all takes together."""
-        n_made, seconds = self._n_done if n_made is None else n_made, perf_counter() - self._begun
+        n_made, seconds = self._n_done if n_made is None else n_made, perf_counter() - self._start
         return f"{n_made} {unit} in {seconds:.1f} s, {n_made / seconds:.0f} per second" if n_made else ""
 
 

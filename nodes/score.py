@@ -8,7 +8,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..acestep_core.bundle import codes_of
-from ..acestep_core.planner.score import PLAN, bytes_to_score, score_plans
+from ..acestep_core.planner.score import PLAN, score_plans
 from ..acestep_core.scoring.lyric_score import LYRICS, LYRICS_PLANNED
 from ..acestep_core.scoring.rank import Weight, mix, pick_best
 from ..acestep_core.scoring.score import WEAK, Scores, joined, time_mask, weak_lines, weakest_line
@@ -106,8 +106,7 @@ class AceStepScorePlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, planner, song, codes, score=None):
-        ready = planner.ready(bytes_to_score(planner.planner, song, codes))
-        scored = score_plans(ready, song, codes, on_plan=progress.of_parts())
+        scored = score_plans(planner.core, song, codes, on_plan=progress.of_parts())
         scores = Scores(scored, tuple(range(codes.n_plans)))
         text = "\n".join(f"plan {plan + 1}: {_planned(each)}" for plan, each in enumerate(scores.takes))
         return io.NodeOutput(scores if score is None else score.extended(scores), ui={"text": (text,)})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..types import AudioCodes
+from ..types import AudioCodes, checked_codes
 
 AUDIO_CODE = "<|audio_code_{code}|>"
 # The codes within a text that the planner has a token for. Splitting by it leaves words and numbers in turn.
@@ -49,4 +49,4 @@ def parse_codes_text(text: str) -> tuple[int, ...]:
             )
         codes.append(int(match[1]))
         end = match.end()
-    return AudioCodes((tuple(codes),)).sequences[0]
+    return checked_codes(codes)

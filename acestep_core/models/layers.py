@@ -252,6 +252,16 @@ class EncoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+# Of one EncoderLayer at its widest moment, for each token: residual stream, normed copy, queries, keys, values,
+# the heads' output and its projection, and a spare; gate, up and their product.
+LAYER_COPIES, LAYER_MLP_COPIES = 8, 3
+
+
+def layer_bytes(shape: AttentionShape, n_tokens: int, itemsize: int) -> int:
+    """Return the bytes of activations that one EncoderLayer holds for n_tokens, at most."""
+    return n_tokens * (LAYER_COPIES * shape.width + LAYER_MLP_COPIES * shape.mlp_width) * itemsize
+
+
 def encoder_layers(windowed: Sequence[bool], shape: AttentionShape, build: Build) -> nn.ModuleList:
     """Return one EncoderLayer for each flag."""
     return nn.ModuleList(EncoderLayer(shape, build, flag) for flag in windowed)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..constants import CODE_RATE, MAX_DURATION_S, N_CODES
+from ..models.layers import layer_bytes
 from ..models.qwen3 import KVCache, Qwen3, Qwen3Config, Reach
 from .grammar import END_OF_TURN_ID, N_TEXT_TOKENS, Choice, Done, Forced, Grammar, Text
 
@@ -436,7 +437,7 @@ def _passing_bytes(config: Qwen3Config, n_prompt: int, n_rows: int, n_live: int,
     The head counts twice: as it is looked up, and as columns.
     """
     width = config.shape.width
-    read = n_prompt * (8 * width + 3 * config.shape.mlp_width + n_prompt) * itemsize
+    read = layer_bytes(config.shape, n_prompt, itemsize) + n_prompt * n_prompt * itemsize
     return read + 2 * n_live * width * itemsize + 8 * n_rows * n_live * torch.float32.itemsize
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.layers import Past, Positions, additive_mask
+from ..models.layers import Past, Positions, additive_mask, layer_bytes
 from ..models.qwen3 import KVCache, Qwen3, Qwen3Config, Reach
+from .decode import cache_bytes
 
 TOP_K = 10
 VOCABULARY_SLICE = 8_192
@@ -46,11 +47,12 @@ def pmi_score(given: float, alone: float, scale: float = PMI_SCALE) -> float:
 def likelihood_bytes(config: Qwen3Config, n_question: int, n_answers: int, itemsize: int) -> int:
     """Return the memory that likelihoods takes at most, beside the weights; n_answers tokens in all answers."""
     shape, n_tokens = config.shape, n_question + n_answers
-    cache = 2 * config.n_layers * shape.n_kv_heads * shape.head_dim * n_tokens
+    cache = cache_bytes(config, 1, n_tokens, itemsize)
     # Activations of one layer and the mask, as the planner counts them; later, a slice of the head and its logits.
-    read = max(n_question, n_answers) * (8 * shape.width + 3 * shape.mlp_width + n_tokens)
+    n_read = max(n_question, n_answers)
+    read = layer_bytes(shape, n_read, itemsize) + n_read * n_tokens * itemsize
     judged = VOCABULARY_SLICE * (shape.width * itemsize + 3 * n_answers * torch.float32.itemsize)
-    return (cache + read) * itemsize + judged
+    return cache + read + judged
 
 
 @torch.inference_mode()

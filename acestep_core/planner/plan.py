@@ -7,7 +7,7 @@ Source: ace-step/ACE-Step-1.5, `acestep/inference.py` and `acestep/llm_inference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import torch
 from ..codes.text import LEGAL_CODE
 from ..constants import CODE_RATE, INSTRUMENTAL_LYRICS
 from ..models.qwen3 import Qwen3
-from ..types import AudioCodes, SongSpec
+from ..types import AudioCodes, SongSpec, checked_codes
 from . import prompts
 from .decode import (
     FIRST_CODE_ID,
@@ -75,19 +75,23 @@ class Plan:
     blueprint: str
 
 
+def always_ready(n_bytes: int) -> bool:
+    """Reserve nothing, for weights that are where they are needed; without a CUDA graph."""
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """A loaded planner: how to run it where its weights are, and how long its lyrics may get.
-
-    capture: its weights stay where they are and nobody casts them, so that a CUDA graph may read them.
-    """
+    """A planner and how to run it where its weights are."""
 
     model: Qwen3
     tokenizer: Tokenizer
-    dtype: torch.dtype
+    dtype: torch.dtype  # that it computes in
     device: torch.device
     max_lyric_tokens: int = MAX_WRITTEN_LYRIC_TOKENS
-    capture: bool = False
+    # Called before each task with the bytes that it takes beside the weights: makes the weights resident, and tells
+    # whether they stay where they are and uncast, so that a CUDA graph may read them.
+    reserve: Callable[[int], bool] = always_ready
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -102,40 +106,12 @@ class Planner:
             ids += [FIRST_CODE_ID + int(part)] if is_code else self.tokenizer.encode(part, add_special_tokens=False).ids
         return ids
 
-    def bytes_to_write(self, prompt: str) -> int:
-        """Return the memory that writing behind a prompt takes at most, beside the weights.
-
-        Raises ValueError for a prompt that is too long.
-        """
-        return text_bytes(self.model.config, self.ids(prompt), self.dtype.itemsize)
-
     def write(
-        self, prompt: str, grammar: Grammar, seed: int, sampling: LmSampling, on_token: OnToken | None = None
+        self, prompt: Sequence[int], grammar: Grammar, seed: int, sampling: LmSampling, on_token: OnToken | None = None
     ) -> str:
-        """Return the text that the grammar lets the planner write behind a prompt."""
-        ids = generate_text(
-            self.model, self.ids(prompt), grammar, seed, sampling, on_token, dtype=self.dtype, device=self.device
-        )
+        """Return the text that the grammar lets the planner write behind the ids of a prompt."""
+        ids = generate_text(self.model, prompt, grammar, seed, sampling, on_token, dtype=self.dtype, device=self.device)
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
-
-
-def bytes_to_plan(
-    planner: Planner, song: SongSpec, thinking: Thinking, n_plans: int, sampling: LmSampling, negative: str = ""
-) -> int:
-    """Return the memory that plan takes at most, beside the weights.
-
-    Raises ValueError as plan does, so that a host can tell what is wrong before it loads anything.
-    """
-    _check(song, thinking, sampling, negative)
-    prompt = prompts.metadata_prompt(song)
-    words = planner.bytes_to_write(prompt) if thinking.of_words else 0
-    if not thinking.codes:
-        return words
-    read = [planner.ids(prompt) + MAX_THOUGHT_TOKENS * [0]]
-    if sampling.is_guided:
-        read.append(planner.ids(prompts.codes_prompt_without(negative)))
-    n_codes = _n_codes(song) or MAX_CODES
-    return max(words, codes_bytes(planner.model.config, read, n_codes, n_plans, planner.dtype.itemsize))
 
 
 def plan(
@@ -154,19 +130,23 @@ def plan(
     Raises ValueError for a song that says nothing, and for a negative prompt that nothing listens to.
     """
     _check(song, thinking, sampling, negative)
-    thought, blueprint = _think(planner, song, thinking, seeds[0], sampling, on_token)
+    prompt = planner.ids(prompts.metadata_prompt(song))
+    uncond = planner.ids(prompts.codes_prompt_without(negative))
+    n_bytes = _plan_bytes(planner, song, thinking, prompt, uncond, len(seeds), sampling)
+    capture = _reserve(planner, n_bytes, on_token)
+    thought, blueprint = _think(planner, prompt, song, thinking, seeds[0], sampling, on_token)
     completed = _completed(song, thought, thinking)
     if not thinking.codes:
         return Plan(completed, AudioCodes(), blueprint)
     sequences = generate_codes(
         planner.model,
         planner.ids(prompts.codes_prompt(song, completed)),
-        planner.ids(prompts.codes_prompt_without(negative)),
+        uncond,
         _n_codes(completed),
         seeds,
         sampling,
         on_token,
-        planner.capture,
+        capture,
         planner.dtype,
         planner.device,
     )
@@ -204,7 +184,7 @@ def understand(
 
     Raises ValueError for no codes, and for one that is out of range.
     """
-    codes = AudioCodes((tuple(codes),)).sequences[0]
+    codes = checked_codes(codes)
     if not codes:
         raise ValueError("there are no codes to understand; tokenize some audio or plan a song first")
     return _whole_song(planner, prompts.understand_prompt(codes), SongSpec(), seed, sampling, on_token)
@@ -225,8 +205,39 @@ def _n_codes(song: SongSpec) -> int | None:
     return None if song.duration_s is None else int(song.duration_s * CODE_RATE)
 
 
+def _reserve(planner: Planner, n_bytes: int, on_token: OnToken | None) -> bool:
+    """Make the planner ready for a task, which then is at 0; tell whether a CUDA graph may read its weights."""
+    may_capture = planner.reserve(n_bytes)
+    if on_token is not None:
+        on_token(0, 1)
+    return may_capture
+
+
+def _plan_bytes(
+    planner: Planner,
+    song: SongSpec,
+    thinking: Thinking,
+    prompt: list[int],
+    uncond: list[int],
+    n_plans: int,
+    sampling: LmSampling,
+) -> int:
+    """Return the memory that a plan takes at most, beside the weights.
+
+    Raises ValueError for a song that is too long.
+    """
+    config, itemsize = planner.model.config, planner.dtype.itemsize
+    words = text_bytes(config, prompt, itemsize) if thinking.of_words else 0
+    if not thinking.codes:
+        return words
+    longest = prompt + MAX_THOUGHT_TOKENS * [0]
+    conditions = [longest, uncond] if sampling.is_guided else [longest]
+    return max(words, codes_bytes(config, conditions, _n_codes(song) or MAX_CODES, n_plans, itemsize))
+
+
 def _think(
     planner: Planner,
+    prompt: list[int],
     song: SongSpec,
     thinking: Thinking,
     seed: int,
@@ -238,7 +249,7 @@ def _think(
     if not thinking.of_words or not left_to_infer(song, fields):
         return SongSpec(), ""
     grammar = plan_grammar(planner.lexicon, song, fields)
-    text = planner.write(prompts.metadata_prompt(song), grammar, seed, sampling, on_token)
+    text = planner.write(prompt, grammar, seed, sampling, on_token)
     return prompts.parse_think(text), text.strip()
 
 
@@ -262,6 +273,8 @@ def _filled(song: SongSpec, other: SongSpec) -> SongSpec:
 def _whole_song(
     planner: Planner, prompt: str, given: SongSpec, seed: int, sampling: LmSampling, on_token: OnToken | None
 ) -> SongSpec:
+    ids = planner.ids(prompt)
+    _reserve(planner, text_bytes(planner.model.config, ids, planner.dtype.itemsize), on_token)
     grammar = song_grammar(planner.lexicon, given, planner.max_lyric_tokens)
-    text = planner.write(prompt, grammar, seed, sampling, on_token)
+    text = planner.write(ids, grammar, seed, sampling, on_token)
     return replace(prompts.parse_think(text), lyrics=prompts.parse_lyrics(text))

@@ -1,7 +1,7 @@
 """How well audio codes fit the song they were planned for, asked of the planner that can also describe codes.
 
 Metadata: does it name them among its first guesses. Caption and lyrics: are they likelier with the codes than
-without. The questions are here, the arithmetic in `scoring/likelihood.py`.
+without. The questions are here, the arithmetic in `likelihood.py`.
 Source: ace-step/ACE-Step-1.5, `acestep/test_time_scaling.py`; the planner was rewarded by 50/30/20 in training.
 """
 
@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-import torch
-
-from ..models.qwen3 import Qwen3
 from ..scoring.score import NamedScore, Score
 from ..types import AudioCodes, SongSpec
 from .likelihood import PMI_SCALE, Likelihood, likelihood_bytes, likelihoods, pmi_score
+from .plan import Planner
 from .prompts import think_text, understand_prompt
 
 PLAN = "plan"
@@ -25,40 +22,17 @@ METADATA = ("bpm", "duration_s", "key", "language", "time_signature")  # of Song
 LYRICS_ANSWER = "<think>\n</think>\n# Lyric\n{lyrics}\n"
 
 
-class Reader(Protocol):
-    """A planner, as far as it reads."""
-
-    @property
-    def model(self) -> Qwen3: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def ids(self, text: str) -> list[int]: ...
-
-
 @dataclass(frozen=True)
 class Answer:
-    """What the planner is hoped to say of a plan, and the name of the score this makes."""
+    """The expected answer of the planner about a plan, and the name of its score."""
 
     name: str
     text: str
     is_metadata: bool
 
 
-def bytes_to_score(planner: Reader, song: SongSpec, codes: AudioCodes) -> int:
-    """Return the memory that score_plans takes at most, beside the weights. Raises ValueError as it does."""
-    answers = _checked_answers(song, codes)
-    n_question = len(planner.ids(understand_prompt(max(codes.sequences, key=len))))
-    n_answers = sum(len(planner.ids(answer.text)) for answer in answers)
-    return likelihood_bytes(planner.model.config, n_question, n_answers, planner.dtype.itemsize)
-
-
 def score_plans(
-    planner: Reader,
+    planner: Planner,
     song: SongSpec,
     codes: AudioCodes,
     scale: float = PMI_SCALE,
@@ -71,6 +45,7 @@ def score_plans(
     Raises: ValueError without codes, or for a song that says nothing to compare them with.
     """
     answers = _checked_answers(song, codes)
+    planner.reserve(_score_bytes(planner, codes, answers))
     told = [answer for answer in answers if not answer.is_metadata]
     alone = _ask(planner, (), told)
     scores = []
@@ -115,6 +90,13 @@ def reward(pmi: Sequence[NamedScore], recalls: Sequence[NamedScore]) -> float:
     return sum(WEIGHTS[name] * value for name, value in parts.items()) / total
 
 
+def _score_bytes(planner: Planner, codes: AudioCodes, answers: Sequence[Answer]) -> int:
+    """Return the memory that asking about the longest plan takes at most, beside the weights."""
+    n_question = len(planner.ids(understand_prompt(max(codes.sequences, key=len))))
+    n_answers = sum(len(planner.ids(answer.text)) for answer in answers)
+    return likelihood_bytes(planner.model.config, n_question, n_answers, planner.dtype.itemsize)
+
+
 def _checked_answers(song: SongSpec, codes: AudioCodes) -> tuple[Answer, ...]:
     if not all(codes.sequences) or not codes.n_plans:
         raise ValueError("there are no codes to score; plan the song first, or tokenize some audio")
@@ -124,7 +106,7 @@ def _checked_answers(song: SongSpec, codes: AudioCodes) -> tuple[Answer, ...]:
     return answers
 
 
-def _ask(planner: Reader, codes: Sequence[int], answers: Sequence[Answer]) -> tuple[Likelihood, ...]:
+def _ask(planner: Planner, codes: Sequence[int], answers: Sequence[Answer]) -> tuple[Likelihood, ...]:
     if not answers:
         return ()
     question = planner.ids(understand_prompt(codes))

@@ -10,6 +10,7 @@ import torch
 
 from ...acestep_core.checkpoints.read import Qwen3File, read_text_encoder
 from ...acestep_core.models.conditioner import Tokens
+from ...acestep_core.models.layers import layer_bytes
 from ...acestep_core.models.qwen3 import Qwen3
 from ...acestep_core.song.tokens import Ids, load_tokenizer
 from . import folders, memory
@@ -40,8 +41,7 @@ class TextEncoder:
         return Tokens(memory.to_intermediate(encode(text.ids.to(device))), memory.to_intermediate_device(text.real))
 
     def _activation_bytes(self, text: Ids) -> int:
-        shape = self.model.config.shape
-        return text.ids.numel() * (8 * shape.width + 3 * shape.mlp_width) * self.dtype.itemsize
+        return layer_bytes(self.model.config.shape, text.ids.numel(), self.dtype.itemsize)
 
 
 def load_text_encoder(path: Path) -> TextEncoder:

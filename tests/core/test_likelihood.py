@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from acestep_pack.acestep_core.planner import likelihood
 from acestep_pack.acestep_core.planner.likelihood import likelihoods, pmi_score
 from acestep_pack.acestep_core.planner.plan import Planner
 from acestep_pack.acestep_core.planner.prompts import understand_prompt
-from acestep_pack.acestep_core.planner.score import answers_of, bytes_to_score, reward, score_plans
+from acestep_pack.acestep_core.planner.score import answers_of, reward, score_plans
 from acestep_pack.acestep_core.scoring.score import NamedScore
 from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
@@ -191,7 +192,9 @@ def test_the_question_without_codes_is_asked_once_for_all_plans(planner: Planner
         questions.append(text)
         return planner.ids(text)
 
-    reader = SimpleNamespace(model=planner.model, dtype=planner.dtype, device=planner.device, ids=ids)
+    reader = SimpleNamespace(
+        model=planner.model, dtype=planner.dtype, device=planner.device, ids=ids, reserve=planner.reserve
+    )
     score_plans(reader, SONG, CODES)
     assert questions.count(understand_prompt(())) == 1
 
@@ -208,10 +211,12 @@ def test_plans_without_codes_and_songs_without_words_are_refused(planner: Planne
             score_plans(planner, SONG, codes)
     with pytest.raises(ValueError, match="the song says nothing its codes could fit"):
         score_plans(planner, SongSpec(), CODES)
-    with pytest.raises(ValueError, match="the song says nothing its codes could fit"):
-        bytes_to_score(planner, SongSpec(), CODES)
 
 
 def test_the_memory_of_a_score_grows_with_its_codes_by_more_than_their_cache(planner: Planner) -> None:
-    short, long = (bytes_to_score(planner, SONG, AudioCodes(((7,) * n,))) for n in (500, 1500))
+    asked: list[int] = []
+    frugal = replace(planner, reserve=lambda n_bytes: bool(asked.append(n_bytes)))
+    for n_codes in (500, 1500):
+        score_plans(frugal, SONG, AudioCodes(((7,) * n_codes,)))
+    short, long = asked
     assert long - short > 1000 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head_dim, bytes

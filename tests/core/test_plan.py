@@ -14,7 +14,7 @@ from acestep_pack.acestep_core.codes.text import from_text, to_text
 from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, LANGUAGES
 from acestep_pack.acestep_core.models.qwen3 import Qwen3
 from acestep_pack.acestep_core.planner.decode import LmSampling
-from acestep_pack.acestep_core.planner.plan import Planner, Thinking, bytes_to_plan, idea, plan, rewrite, understand
+from acestep_pack.acestep_core.planner.plan import Planner, Thinking, idea, plan, rewrite, understand
 from acestep_pack.acestep_core.planner.prompts import understand_prompt
 from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
@@ -88,23 +88,41 @@ def test_negative_that_nothing_listens_to_is_refused(planner):
     unguided, says = LmSampling(cfg_scale=1.0), "negative works with a cfg_scale above 1, got 1; raise it or leave"
     with pytest.raises(ValueError, match=says):
         plan(planner, SONG, Thinking(), (1,), unguided, "noise")
-    with pytest.raises(ValueError, match=says):
-        bytes_to_plan(planner, SONG, Thinking(), 1, unguided, "noise")
     plan(planner, SONG, NOTHING, (1,), unguided, "noise")
+
+
+class Reserved(Exception):
+    """Ends a task where it has asked for its memory."""
+
+
+def reserving(planner: Planner) -> Planner:
+    """Return a planner whose tasks end when they ask for memory, and say how much."""
+
+    def stop(n_bytes: int) -> bool:
+        raise Reserved(n_bytes)
+
+    return dataclasses.replace(planner, reserve=stop)
+
+
+def reserved(planner: Planner, song: SongSpec, thinking: Thinking, n_plans: int, sampling: LmSampling) -> int:
+    """Return the bytes that a plan asks for before it begins."""
+    with pytest.raises(Reserved) as asked:
+        plan(reserving(planner), song, thinking, tuple(range(n_plans)), sampling)
+    return asked.value.args[0]
 
 
 def test_what_is_wrong_with_a_song_is_told_before_anything_is_loaded(planner):
     with pytest.raises(ValueError, match="neither caption nor lyrics"):
-        bytes_to_plan(planner, SongSpec(), Thinking(), 1, SAMPLING)
+        reserved(planner, SongSpec(), Thinking(), 1, SAMPLING)
     endless = SongSpec("slow piano ballad", 40_000 * "la ")
     for thinking in (Thinking(), Thinking(metadata=False, caption=False, language=False)):
         with pytest.raises(ValueError, match="exceed the planner's 32768; shorten the lyrics or the song"):
-            bytes_to_plan(planner, endless, thinking, 1, SAMPLING)
+            reserved(planner, endless, thinking, 1, SAMPLING)
 
 
 def test_memory_asked_for_is_what_the_plan_needs_and_no_more(planner):
     def needed(song: SongSpec = SONG, n_plans: int = 8, cfg_scale: float = 2.0, **thinking: bool) -> int:
-        return bytes_to_plan(planner, song, Thinking(**thinking), n_plans, LmSampling(cfg_scale=cfg_scale))
+        return reserved(planner, song, Thinking(**thinking), n_plans, LmSampling(cfg_scale=cfg_scale))
 
     long = dataclasses.replace(SONG, duration_s=600.0)
     assert needed(codes=False, metadata=False, caption=False, language=False) == 0

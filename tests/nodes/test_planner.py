@@ -58,7 +58,7 @@ def test_a_plan_asks_for_two_rows_only_when_it_is_guided(planner, asked):
     for inputs in ({"cfg_scale": 1.0}, {"cfg_scale": 2.0}, {"plans": 2}):
         plan(planner, **inputs)
     unguided, guided, two = asked
-    cache = 2 * 2 * 8 * 16 * 50 * planner.planner.dtype.itemsize  # keys and values of two layers for 50 codes
+    cache = 2 * 2 * 8 * 16 * 50 * planner.core.dtype.itemsize  # keys and values of two layers for 50 codes
     assert guided - unguided > cache
     assert two > guided
 
@@ -150,10 +150,10 @@ def test_no_graph_is_captured_on_other_makers_cards():
 
 
 def test_a_planner_is_told_whether_to_capture_and_keeps_its_lexicon(planner, monkeypatch):
-    assert not planner.ready().capture
+    assert not planner.core.reserve(0)
     monkeypatch.setattr(memory, "may_capture", lambda patcher, dtype: patcher is planner.patcher)
-    assert planner.ready().capture
-    assert planner.ready().lexicon is planner.ready().lexicon
+    assert planner.core.reserve(0)
+    assert planner.core.lexicon is planner.core.lexicon
 
 
 # Pace.
@@ -177,7 +177,11 @@ def test_a_song_that_goes_straight_through_needs_no_memory_and_has_no_pace(plann
     assert (output.ui["text"], asked) == (("",), [0])
 
 
-@pytest.mark.parametrize(("told", "seconds"), [([(10, 90), (20, 90)], 3), ([(50, 90), (5, 10)], 2)])
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [([(10, 90), (20, 90)], 3), ([(50, 90), (5, 10)], 2), ([(0, 1), (10, 90), (20, 90)], 4)],
+    ids=["one part", "two parts", "loading, then one part"],
+)
 def test_the_pace_is_that_of_the_last_part(monkeypatch, told, seconds):
     """A clock that goes on by a second whenever it is read."""
     clock = iter(range(100))
