@@ -7,7 +7,6 @@ key of its own, so that the canvas opens it like any other. The sound itself is 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from .atomic_write import write, write_text
 from .codes import files as codes_file
 from .scoring.score import Score
 from .scoring.subtitles import lrc, srt, word_lrc
@@ -156,22 +156,6 @@ def save(folder: Path, sound: Sound, content: bytes, origin: Origin) -> None:
             write_to(path)
         except OSError as error:
             raise ValueError(f"{path.name} cannot be written to {folder}: {error.strerror}") from None
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text file, whole or not at all."""
-    # What came over HTTP may hold half a surrogate pair, which no file can.
-    write(text.encode("utf-8", "replace"), path)
-
-
-def write(content: bytes, path: Path) -> None:
-    """Write a file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _clean(part: str) -> str:

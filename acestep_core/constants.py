@@ -24,6 +24,9 @@ UNKNOWN_DURATION_S = 30  # what the prompt says when no length is known
 FSQ_LEVELS = (8, 8, 8, 5, 5, 5)
 N_CODES = 64_000
 
+AUTO = "auto"  # what widgets and files say to let the model or the planner decide
+MAX_POSITION_S = 3_600.0  # an hour: recordings to edit may be longer than what is generated
+
 # Song metadata.
 MIN_BPM = 30
 MAX_BPM = 300

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..acestep_core.checkpoints import catalogue, download
+from .host import progress
 
 LIST = "list"
 # ComfyUI still registers its folders of old, `unet` even before `diffusion_models`; nobody looks there.
@@ -58,15 +57,13 @@ class AceStepDownload(io.ComfyNode):
 
 def _bring(checkpoint: catalogue.Checkpoint) -> list[str]:
     """Make sure the checkpoint is in one of ComfyUI's folders; return a report line per file."""
-
     present = [path for path in _folders(checkpoint) if download.is_present(checkpoint, path)]
     folder_dir = present[0] if present else _folders(checkpoint)[0]
-    progress = comfy.utils.ProgressBar(checkpoint.size_bytes)
     paths = download.download(
         checkpoint,
         folder_dir,
-        on_progress=progress.update_absolute,
-        check_cancelled=comfy.model_management.throw_exception_if_processing_interrupted,
+        on_progress=progress.of_parts(),
+        check_cancelled=progress.raise_if_interrupted,
     )
     state = "already there" if present else "downloaded"
     return [f"{path.name}  {catalogue.human_size(path.stat().st_size)}  {state}: {path.parent}" for path in paths]

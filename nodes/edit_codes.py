@@ -7,14 +7,13 @@ from itertools import cycle
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.codes import edit
-from ..acestep_core.constants import CODE_RATE
+from ..acestep_core.constants import CODE_RATE, MAX_POSITION_S
 from ..acestep_core.song.bars import UNITS, in_seconds
 from ..acestep_core.types import AudioCodes
 from .host.sockets import CATEGORY, CodesSocket, SongSocket
 
 OPERATIONS = ("slice", "join", "repeat", "replace", "crossfade")
 # What a field takes at most, in seconds or bars; the codes themselves set the limit that matters.
-MAX_LENGTH = 3_600.0
 MAX_TIMES = 100
 
 
@@ -42,7 +41,7 @@ class AceStepEditCodes(io.ComfyNode):
                     "start",
                     default=0.0,
                     min=0.0,
-                    max=MAX_LENGTH,
+                    max=MAX_POSITION_S,
                     step=0.1,
                     tooltip="Where the span begins, in seconds or bars from the start; 0 is the start. For slice, "
                     "repeat and replace. The nearest code counts; there are five a second.",
@@ -51,7 +50,7 @@ class AceStepEditCodes(io.ComfyNode):
                     "end",
                     default=0.0,
                     min=0.0,
-                    max=MAX_LENGTH,
+                    max=MAX_POSITION_S,
                     step=0.1,
                     tooltip="Where the span ends, in seconds or bars from the start. 0 is the end of the codes. For "
                     "slice, repeat and replace.",
@@ -67,7 +66,7 @@ class AceStepEditCodes(io.ComfyNode):
                     "overlap",
                     default=2.0,
                     min=0.0,
-                    max=MAX_LENGTH,
+                    max=MAX_POSITION_S,
                     step=0.1,
                     tooltip="How long crossfade lets both sound, in seconds or bars. The result is that much shorter "
                     "than both together.",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..acestep_core.constants import FRAME_RATE, SAMPLE_RATE
+from ..acestep_core.constants import FRAME_RATE, MAX_POSITION_S, SAMPLE_RATE
 from ..acestep_core.pipeline.region import region
 from ..acestep_core.song.bars import UNITS, in_seconds
 from .host.sockets import CATEGORY, SongSocket, latent_samples, recording_of
 from .pictures import lanes as picture
 
 # What a field takes at most, in seconds or bars; the latent itself sets the limit that matters.
-MAX_LENGTH = 3_600.0
 MAX_FEATHER_S = 60.0
 
 
@@ -31,7 +30,7 @@ class AceStepRegion(io.ComfyNode):
                     "start",
                     default=0.0,
                     min=0.0,
-                    max=MAX_LENGTH,
+                    max=MAX_POSITION_S,
                     step=0.01,
                     tooltip="Where the region begins, in seconds or bars from the start of the song; bar 0 is the "
                     "first.",
@@ -40,7 +39,7 @@ class AceStepRegion(io.ComfyNode):
                     "end",
                     default=0.0,
                     min=0.0,
-                    max=MAX_LENGTH,
+                    max=MAX_POSITION_S,
                     step=0.01,
                     tooltip="Where the region ends, in seconds or bars from the start of the song. 0 is the end of "
                     "the latent.",

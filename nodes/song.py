@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, MAX_BPM, MAX_DURATION_S, TIME_SIGNATURES
+from ..acestep_core.constants import (
+    AUTO,
+    INSTRUMENTAL_LYRICS,
+    KEYS,
+    LANGUAGES,
+    MAX_BPM,
+    MAX_DURATION_S,
+    TIME_SIGNATURES,
+)
 from ..acestep_core.types import SongSpec
 from .host.sockets import CATEGORY, SongSocket
 
-AUTO = "auto"
 SONG = f"{CATEGORY}/song"
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..constants import AUTO
 from ..models.acestep import AceStepConfig
 from ..models.layers import AttentionShape, alternating
 from ..models.qwen3 import Qwen3Config
 from .keys import LM_HEAD, is_quantization
 from .presets import PRESETS
 
-AUTO = "auto"
 XL = "xl-"
 VARIANTS = (AUTO, *PRESETS, "xl-turbo", "xl-sft", "xl-base")  # what a user may choose
 FALLBACK_VARIANT = "turbo"  # the one most people have

@@ -56,6 +56,32 @@ class Transfer:
         return self.part.stat().st_size if self.part.is_file() else 0
 
 
+@dataclass(frozen=True)
+class Download:
+    """A checkpoint, where it goes, and where it comes from."""
+
+    checkpoint: Checkpoint
+    folder_dir: Path  # ComfyUI's folder of the category
+    endpoint: str | None = None  # None = the hub's own (HF_ENDPOINT)
+
+    @property
+    def target_dir(self) -> Path:
+        """Return the folder that will hold the files."""
+        return self.folder_dir / self.checkpoint.name if self.checkpoint.is_folder else self.folder_dir
+
+    @property
+    def staging_dir(self) -> Path:
+        """Return the folder where bytes gather."""
+        return self.folder_dir / STAGING / self.checkpoint.name
+
+    @property
+    def page(self) -> str:
+        """Return the address where a browser shows the files."""
+        from huggingface_hub import HfApi
+
+        return f"{HfApi(endpoint=self.endpoint).endpoint}/{self.checkpoint.repo_id}/tree/main"
+
+
 def download(
     checkpoint: Checkpoint,
     folder_dir: Path,
@@ -72,10 +98,11 @@ def download(
     """
     if is_present(checkpoint, folder_dir):
         return local_files(checkpoint, folder_dir)
-    transfers = _plan(checkpoint, folder_dir, endpoint)
-    with _explained(checkpoint, folder_dir, endpoint):
-        _staging_dir(checkpoint, folder_dir).mkdir(parents=True, exist_ok=True)
-        target_dir(checkpoint, folder_dir).mkdir(parents=True, exist_ok=True)
+    wanted = Download(checkpoint, folder_dir, endpoint)
+    transfers = _plan(wanted)
+    with _explained(wanted):
+        wanted.staging_dir.mkdir(parents=True, exist_ok=True)
+        wanted.target_dir.mkdir(parents=True, exist_ok=True)
         _require_space(checkpoint, transfers)
         total_bytes = sum(transfer.size_bytes for transfer in transfers)
         before_bytes = 0
@@ -85,17 +112,13 @@ def download(
                 os.replace(transfer.part, transfer.final)
             before_bytes += transfer.size_bytes
             on_progress(before_bytes, total_bytes)
-    _remove_if_empty(_staging_dir(checkpoint, folder_dir))
+    _remove_if_empty(wanted.staging_dir)
     return [transfer.final for transfer in transfers]
-
-
-def target_dir(checkpoint: Checkpoint, folder_dir: Path) -> Path:
-    return folder_dir / checkpoint.name if checkpoint.is_folder else folder_dir
 
 
 def local_files(checkpoint: Checkpoint, folder_dir: Path) -> list[Path]:
     """Return the files of the checkpoint that lie under folder_dir, complete or not."""
-    directory = target_dir(checkpoint, folder_dir)
+    directory = Download(checkpoint, folder_dir).target_dir
     names = [PurePosixPath(file).name for file in checkpoint.files]
     return [path for name in names for path in sorted(directory.glob(name)) if path.is_file()]
 
@@ -112,7 +135,7 @@ def is_present(checkpoint: Checkpoint, folder_dir: Path) -> bool:
 
 def staged_bytes(checkpoint: Checkpoint, folder_dir: Path) -> int:
     """Return how many bytes of a broken-off download wait to be resumed."""
-    return sum(part.stat().st_size for part in _staging_dir(checkpoint, folder_dir).glob("*.part"))
+    return sum(part.stat().st_size for part in Download(checkpoint, folder_dir).staging_dir.glob("*.part"))
 
 
 def _covers(files: list[Path], pattern: str) -> bool:
@@ -122,11 +145,7 @@ def _covers(files: list[Path], pattern: str) -> bool:
     return len(matches) == int(shard.group(1)) if shard else bool(matches)
 
 
-def _staging_dir(checkpoint: Checkpoint, folder_dir: Path) -> Path:
-    return folder_dir / STAGING / checkpoint.name
-
-
-def _plan(checkpoint: Checkpoint, folder_dir: Path, endpoint: str | None) -> list[Transfer]:
+def _plan(wanted: Download) -> list[Transfer]:
     """Return one transfer per file, all of the same commit, in the catalogue's order."""
     # Imported here: it is slow, and it reads HF_ENDPOINT once, at import.
     from huggingface_hub import HfApi, hf_hub_url
@@ -135,29 +154,28 @@ def _plan(checkpoint: Checkpoint, folder_dir: Path, endpoint: str | None) -> lis
     # The library speaks through requests (0.x), httpx (1.x) or httpx2 (2.x), whose errors are no OSError; the
     # base of its own error is the base of theirs. A ValueError is a login page where JSON should be.
     unreachable: tuple[type[BaseException], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
-    api = HfApi(endpoint=endpoint)
+    api, repo_id = HfApi(endpoint=wanted.endpoint), wanted.checkpoint.repo_id
     try:
-        info = api.model_info(checkpoint.repo_id, files_metadata=True, timeout=CONNECT_TIMEOUT_S)
+        info = api.model_info(repo_id, files_metadata=True, timeout=CONNECT_TIMEOUT_S)
     except unreachable as error:
-        raise RuntimeError(_offline_sentence(checkpoint, folder_dir, endpoint, error)) from error
+        raise RuntimeError(_offline_sentence(wanted, error)) from error
 
-    staging, directory = _staging_dir(checkpoint, folder_dir), target_dir(checkpoint, folder_dir)
     transfers = []
-    for pattern in checkpoint.files:
+    for pattern in wanted.checkpoint.files:
         listed = [file for file in info.siblings or () if _matches(file.rfilename, pattern)]
         if not listed:
             raise RuntimeError(
-                f"{checkpoint.repo_id} has no {pattern}: its files were renamed, "
-                f"look at {_page(checkpoint, endpoint)} and save what replaces it into {directory}"
+                f"{repo_id} has no {pattern}: its files were renamed, "
+                f"look at {wanted.page} and save what replaces it into {wanted.target_dir}"
             )
         for file in sorted(listed, key=lambda file: file.rfilename):
             name = PurePosixPath(file.rfilename).name
             transfers.append(
                 Transfer(
-                    url=hf_hub_url(checkpoint.repo_id, file.rfilename, revision=info.sha, endpoint=api.endpoint),
+                    url=hf_hub_url(repo_id, file.rfilename, revision=info.sha, endpoint=api.endpoint),
                     size_bytes=file.size or 0,
-                    part=staging / f"{name}.{(file.blob_id or 'unknown')[:12]}.part",
-                    final=directory / name,
+                    part=wanted.staging_dir / f"{name}.{(file.blob_id or 'unknown')[:12]}.part",
+                    final=wanted.target_dir / name,
                 )
             )
     return transfers
@@ -234,34 +252,28 @@ def _stream(transfer: Transfer) -> Iterator[int]:
 
 
 @contextmanager
-def _explained(checkpoint: Checkpoint, folder_dir: Path, endpoint: str | None) -> Iterator[None]:
+def _explained(wanted: Download) -> Iterator[None]:
     """Turn what network and disk throw into one sentence that says what to do."""
     try:
         yield
     except requests.RequestException as error:  # before OSError, which it derives from
-        raise RuntimeError(_offline_sentence(checkpoint, folder_dir, endpoint, error)) from error
+        raise RuntimeError(_offline_sentence(wanted, error)) from error
     except OSError as error:
         raise RuntimeError(
-            f"{checkpoint.name} cannot be written to {target_dir(checkpoint, folder_dir)} "
+            f"{wanted.checkpoint.name} cannot be written to {wanted.target_dir} "
             f"({error.strerror or error}): free some space or make the folder writable and run again, "
             "the download goes on where it stopped"
         ) from error
 
 
-def _offline_sentence(checkpoint: Checkpoint, folder_dir: Path, endpoint: str | None, error: BaseException) -> str:
+def _offline_sentence(wanted: Download, error: BaseException) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     cause = f"HTTP status {status}" if status else type(error).__name__
     return (
-        f"{checkpoint.name} could not be downloaded ({cause}): run again when you are online, which goes on "
-        f"where it stopped, or open {_page(checkpoint, endpoint)} in a browser and save "
-        f"{', '.join(checkpoint.files)} into {target_dir(checkpoint, folder_dir)}"
+        f"{wanted.checkpoint.name} could not be downloaded ({cause}): run again when you are online, which goes on "
+        f"where it stopped, or open {wanted.page} in a browser and save "
+        f"{', '.join(wanted.checkpoint.files)} into {wanted.target_dir}"
     )
-
-
-def _page(checkpoint: Checkpoint, endpoint: str | None) -> str:
-    from huggingface_hub import HfApi
-
-    return f"{HfApi(endpoint=endpoint).endpoint}/{checkpoint.repo_id}/tree/main"
 
 
 def _remove_outdated_parts(transfer: Transfer) -> None:

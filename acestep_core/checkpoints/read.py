@@ -17,12 +17,12 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor, nn
 
-from ..constants import LATENT_CHANNELS
+from ..constants import AUTO, LATENT_CHANNELS
 from ..models.acestep import AceStep, AceStepConfig
 from ..models.layers import Build, TorchOps
 from ..models.qwen3 import Qwen3, Qwen3Config
 from ..models.vae import Vae, VaeConfig
-from .detect import AUTO, FALLBACK_VARIANT, acestep_config, check_tensors, detect_variant, qwen3_config
+from .detect import FALLBACK_VARIANT, acestep_config, check_tensors, detect_variant, qwen3_config
 from .keys import (
     DIFFUSERS_FOLDERS,
     DIT,

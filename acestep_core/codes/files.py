@@ -6,9 +6,9 @@ A file is JSON: a format mark, a version and the sequences.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from ..atomic_write import write_text
 from ..types import AudioCodes
 
 FORMAT = "acestep-codes"
@@ -19,9 +19,7 @@ SUFFIX = ".codes.json"
 def save(codes: AudioCodes, path: Path) -> None:
     """Write codes to a file, whole or not at all."""
     content = {"format": FORMAT, "version": VERSION, "sequences": [list(s) for s in codes.sequences]}
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(json.dumps(content), path)
 
 
 def load(path: Path) -> AudioCodes:

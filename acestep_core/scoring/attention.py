@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..constants import END_OF_TEXT_ID
 from ..models.acestep import AceStep, AceStepConfig
 from ..models.conditioner import Tokens
 from ..models.dit import PATCH_FRAMES
@@ -78,13 +77,11 @@ def lyric_heads(config: AceStepConfig, table: Mapping[str, Sequence[int]] | str 
 
 
 def lyric_rows(lyrics: LyricIds) -> range:
-    """Return which condition tokens are the words of the lyrics: after the header, before the end of the text.
+    """Return which condition tokens are the words of the lyrics.
 
     Packing puts lyric tokens first, so a lyric token has the same index among the condition tokens.
     """
-    ids = lyrics.tokens.ids[0].tolist()
-    end = ids.index(END_OF_TEXT_ID) if END_OF_TEXT_ID in ids else len(ids)
-    return range(min(lyrics.n_header, end), end)
+    return lyrics.words
 
 
 def noise_level(n_steps: int) -> float:

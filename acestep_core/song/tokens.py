@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +43,18 @@ class Ids:
 
 @dataclass(frozen=True, eq=False)
 class LyricIds:
-    """Token ids of lyrics [1, L], how many of the first belong to the header, and the text of each word token."""
+    """Lyrics as token ids."""
 
-    tokens: Ids
-    n_header: int
-    pieces: tuple[str, ...] = ()
+    tokens: Ids  # [1, L]
+    n_header: int  # how many of the first belong to the header
+    pieces: tuple[str, ...] = ()  # the text of each token of the words
+
+    @property
+    def words(self) -> range:
+        """Return which tokens are words: after the header, before the end of the text."""
+        ids = self.tokens.ids[0].tolist()
+        end = ids.index(END_OF_TEXT_ID) if END_OF_TEXT_ID in ids else len(ids)
+        return range(min(self.n_header, end), end)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -75,12 +82,12 @@ def lyric_ids(tokenizer: Tokenizer, song: SongSpec) -> LyricIds:
     Raises ValueError when they are longer than the model reads: a song must not lose its end in silence.
     """
     text = lyric_text(song)
-    n_tokens = len(tokenizer.encode(text, add_special_tokens=False).ids) + 1
-    if n_tokens > MAX_LYRIC_TOKENS:
-        raise ValueError(f"the lyrics are {n_tokens} tokens long and the model reads {MAX_LYRIC_TOKENS}; shorten them")
+    ids: list[int] = [*tokenizer.encode(text, add_special_tokens=False).ids, END_OF_TEXT_ID]
+    if len(ids) > MAX_LYRIC_TOKENS:
+        raise ValueError(f"the lyrics are {len(ids)} tokens long and the model reads {MAX_LYRIC_TOKENS}; shorten them")
     n_header = len(tokenizer.encode(lyric_header(song), add_special_tokens=False).ids)
-    ids = _encode(tokenizer, text, MAX_LYRIC_TOKENS)
-    return LyricIds(_padded([ids]), n_header, pieces(tokenizer, ids[n_header : ids.index(END_OF_TEXT_ID)]))
+    lyrics = LyricIds(_padded([ids]), n_header)
+    return replace(lyrics, pieces=pieces(tokenizer, [ids[index] for index in lyrics.words]))
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
