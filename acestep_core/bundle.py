@@ -85,8 +85,8 @@ def stem(name: str, number: int, take: Take | None) -> str:
 
     The number comes first, for ComfyUI finds the next one between the name and the next "_".
     """
-    told = ["seed" + str(take.seed), take.track and _clean(take.track)] if take else []
-    return "_".join(filter(None, (name, f"{number:05}", *told)))
+    parts = ["seed" + str(take.seed), take.track and _clean(take.track)] if take else []
+    return "_".join(filter(None, (name, f"{number:05}", *parts)))
 
 
 def codes_of(codes: AudioCodes, item: int, take: Take | None) -> AudioCodes:
@@ -122,7 +122,7 @@ def sidecars(origin: Origin) -> dict[str, Writer]:
 def document(sound: Sound, origin: Origin) -> str:
     """Return the JSON that tells how a take was made: ours under KEY, and around it the workflow, if there is one.
 
-    Ours comes first, for by the first value the canvas tells a workflow from an API prompt.
+    Our key comes first, because the canvas tells a workflow from an API prompt by the first value.
     """
     stem = Path(sound.file).stem
     ours = {
@@ -140,7 +140,7 @@ def document(sound: Sound, origin: Origin) -> str:
 
 
 def save(folder: Path, sound: Sound, content: bytes, origin: Origin) -> None:
-    """Write a bundle, the audio last: where it is, all is.
+    """Write a bundle, the audio last: if it exists, so do its sidecars.
 
     Raises ValueError, naming the folder, when it cannot be written to.
     """

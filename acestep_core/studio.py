@@ -325,7 +325,7 @@ class _Reader:
     dtype: torch.dtype
 
     def states(self, text: Ids) -> Tokens:
-        return Tokens(self.model(text.ids.to(self.device), self.dtype).float().cpu(), text.real)
+        return Tokens(self.model(text.ids.to(self.device), self.dtype).float().cpu(), text.attention_mask)
 
     def embeddings(self, text: Ids) -> Tokens:
-        return Tokens(self.model.embed(text.ids.to(self.device), self.dtype).float().cpu(), text.real)
+        return Tokens(self.model.embed(text.ids.to(self.device), self.dtype).float().cpu(), text.attention_mask)

@@ -187,8 +187,8 @@ def inputs(config: AceStepConfig, duration_s: int, dtype: torch.dtype, device: s
 
     n_tokens, n_frames = N_LYRIC + N_OTHER, duration_s * FRAME_RATE
     states = draw(1, n_tokens, config.encoder.width)
-    real = torch.ones(1, n_tokens, dtype=torch.bool, device=device)
-    return Tokens(states, real), draw(1, n_frames, 128), draw(1, n_frames, 64)
+    attention_mask = torch.ones(1, n_tokens, dtype=torch.bool, device=device)
+    return Tokens(states, attention_mask), draw(1, n_frames, 128), draw(1, n_frames, 64)
 
 
 def randomize(model: nn.Module) -> None:

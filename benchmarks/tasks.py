@@ -99,10 +99,10 @@ class Reader:
     device: str
 
     def states(self, text: Ids) -> Tokens:
-        return Tokens(self.model(text.ids.to(self.device), self.dtype), text.real.to(self.device))
+        return Tokens(self.model(text.ids.to(self.device), self.dtype), text.attention_mask.to(self.device))
 
     def embeddings(self, text: Ids) -> Tokens:
-        return Tokens(self.model.embed(text.ids.to(self.device), self.dtype), text.real.to(self.device))
+        return Tokens(self.model.embed(text.ids.to(self.device), self.dtype), text.attention_mask.to(self.device))
 
 
 @dataclass(frozen=True, eq=False)

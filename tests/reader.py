@@ -19,10 +19,10 @@ class Reader:
         self.deaf = deaf
 
     def states(self, text: Ids) -> Tokens:
-        heard = Ids(torch.zeros_like(text.ids[:, :9]), text.real[:, :9]) if self.deaf else text
+        heard = Ids(torch.zeros_like(text.ids[:, :9]), text.attention_mask[:, :9]) if self.deaf else text
         return self.embeddings(heard)
 
     def embeddings(self, text: Ids) -> Tokens:
         states = torch.sin(text.ids[..., None] * torch.arange(1.0, self.width + 1))
         device = comfy.model_management.intermediate_device()
-        return Tokens(states.to(device), text.real.to(device))
+        return Tokens(states.to(device), text.attention_mask.to(device))

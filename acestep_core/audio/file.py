@@ -134,5 +134,5 @@ def _tags(kind: Format, metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return metadata as the container can hold it: WAV knows no names of ours, so its comment takes all of it."""
     if kind.container == "wav":
         return {"comment": json.dumps(metadata)} if metadata else {}
-    # In ASCII, for the canvas reads bytes as characters.
+    # ASCII, because the canvas does not decode UTF-8.
     return {name: json.dumps(value) for name, value in metadata.items()}

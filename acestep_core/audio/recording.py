@@ -1,7 +1,7 @@
-"""A recording as the model hears it: 48 kHz, stereo, float32, within full scale.
+"""A recording as the model needs it: 48 kHz, stereo, float32, within full scale.
 
-Every sound that comes in goes through here, to be covered, repainted or sounded like. What cannot be music is
-refused before a model is loaded.
+All input audio passes through here: sources of tasks and references. What cannot be music is refused before a model
+is loaded.
 Source: ace-step/ACE-Step-1.5, `acestep/handler.py`.
 """
 
@@ -15,15 +15,15 @@ from torch import Tensor
 from ..constants import AUDIO_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .level import SILENT_PEAK
 
-# A resampling filter has a row for each sample that either rate plays until both meet again. Up to here it takes
-# 2 GB; rates that share no more than a few hertz with 48 kHz would take forty.
+# A resampling kernel has (from / gcd) · (to / gcd) entries: 2^27 of them take about 2 GB. Rates that share only a few
+# hertz with 48 kHz would take forty.
 MAX_FILTER_ENTRIES = 1 << 27
 
 
 def recording(waveform: Tensor, sample_rate: int, name: str = "this audio") -> Tensor:
-    """Return a waveform [B, C, S] as [B, 2, S'] float32 at 48 kHz; mono is heard on both sides.
+    """Return a waveform [B, C, S] as [B, 2, S'] float32 at 48 kHz; mono goes to both channels.
 
-    What is that already comes back as it is, bit by bit. name: what errors call it.
+    Audio in that form comes back bit-equal. name: what errors call it.
 
     Raises: ValueError for more than two channels, NaN, silence, less than one latent frame, or a rate that
     cannot be brought to 48 kHz.
@@ -34,8 +34,8 @@ def recording(waveform: Tensor, sample_rate: int, name: str = "this audio") -> T
             f"{name} lasts {waveform.shape[-1] / sample_rate:.4g} s, less than one latent frame of "
             f"{SAMPLES_PER_FRAME / SAMPLE_RATE:g} s; use a longer recording"
         )
-    heard = _resampled(waveform.float(), sample_rate, name)
-    low, high = heard.flatten(1).aminmax(dim=1)
+    audio = _resampled(waveform.float(), sample_rate, name)
+    low, high = audio.flatten(1).aminmax(dim=1)
     peaks = torch.maximum(high, -low)
     if not torch.isfinite(peaks).all():
         raise ValueError(f"{name} holds NaN or infinity; run the step that made it again")
@@ -43,8 +43,8 @@ def recording(waveform: Tensor, sample_rate: int, name: str = "this audio") -> T
         which = name if len(peaks) == 1 else f"item {int(peaks.argmin()) + 1} of {name}"
         raise ValueError(f"{which} is silent; use a recording that can be heard")
     if bool((peaks > 1).any()):
-        heard = heard.clamp(-1, 1)
-    return heard.expand(-1, AUDIO_CHANNELS, -1)
+        audio = audio.clamp(-1, 1)
+    return audio.expand(-1, AUDIO_CHANNELS, -1)
 
 
 def whole_frames(waveform: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def whole_frames(waveform: Tensor) -> Tensor:
 
 
 def check_audio(waveform: Tensor, sample_rate: int, name: str) -> None:
-    """Raise ValueError, calling it by name, for what is no audio [items, 1 or 2 channels, samples] of some rate."""
+    """Raise ValueError unless it is audio [items, 1 or 2 channels, samples] with a rate; name is for the message."""
     if waveform.ndim != 3 or not waveform.numel():
         raise ValueError(f"{name} is {list(waveform.shape)}, it must be [items, channels, samples] and not empty")
     if waveform.shape[1] > AUDIO_CHANNELS:
@@ -74,5 +74,5 @@ def _resampled(waveform: Tensor, sample_rate: int, name: str) -> Tensor:
         )
     from torchaudio.functional import resample
 
-    heard: Tensor = resample(waveform, sample_rate, SAMPLE_RATE)
-    return heard
+    audio: Tensor = resample(waveform, sample_rate, SAMPLE_RATE)
+    return audio

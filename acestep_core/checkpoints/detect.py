@@ -44,37 +44,37 @@ STACKS = {
 WINDOWED = "sliding_attention"  # in config.json's layer_types
 
 
-def acestep_config(name: str, state: Mapping[str, Tensor], said: Mapping[str, Any]) -> AceStepConfig:
+def acestep_config(name: str, state: Mapping[str, Tensor], declared: Mapping[str, Any]) -> AceStepConfig:
     """Return the configuration of a DiT file's tensors, under our names.
 
-    said: config.json or metadata, possibly empty.
+    declared: config.json or metadata, possibly empty.
 
-    Raises: ValueError where a tensor that tells a size is missing, or said contradicts the shapes.
+    Raises: ValueError where a tensor that tells a size is missing, or declared contradicts the shapes.
     """
     with _needs_tensors(name):
         config = AceStepConfig(
-            decoder=_attention_shape(state, "decoder.layers.0", "self_attn_norm", said),
-            encoder=_attention_shape(state, "encoder.lyric_encoder.layers.0", "input_layernorm", said),
-            windowed_layers=_windowed_layers(_n_layers(state, "decoder.layers"), said),
+            decoder=_attention_shape(state, "decoder.layers.0", "self_attn_norm", declared),
+            encoder=_attention_shape(state, "encoder.lyric_encoder.layers.0", "input_layernorm", declared),
+            windowed_layers=_windowed_layers(_n_layers(state, "decoder.layers"), declared),
             text_width=state["encoder.lyric_encoder.embed_tokens.weight"].shape[1],
             n_lyric_layers=_n_layers(state, "encoder.lyric_encoder.layers"),
             n_timbre_layers=_n_layers(state, "encoder.timbre_encoder.layers"),
             n_pooler_layers=_n_layers(state, "detokenizer.layers"),
         )
-    _compare(name, said, _acestep_sizes(config))
+    _compare(name, declared, _acestep_sizes(config))
     return config
 
 
-def qwen3_config(name: str, state: Mapping[str, Tensor], said: Mapping[str, Any]) -> Qwen3Config:
+def qwen3_config(name: str, state: Mapping[str, Tensor], declared: Mapping[str, Any]) -> Qwen3Config:
     """Return the configuration of a Qwen3's tensors, under our names. Raises as acestep_config does."""
     with _needs_tensors(name):
         config = Qwen3Config(
-            shape=replace(_attention_shape(state, "layers.0", "input_layernorm", said), window=None),
+            shape=replace(_attention_shape(state, "layers.0", "input_layernorm", declared), window=None),
             n_layers=_n_layers(state, "layers"),
             n_tokens=state["embed_tokens.weight"].shape[0],
             own_head=LM_HEAD in state,
         )
-    _compare(name, said, {**_layer_sizes("", config.shape), "num_hidden_layers": config.n_layers})
+    _compare(name, declared, {**_layer_sizes("", config.shape), "num_hidden_layers": config.n_layers})
     return config
 
 
@@ -102,22 +102,22 @@ def check_tensors(name: str, title: str, state: Mapping[str, Tensor], expected: 
             )
 
 
-def detect_variant(choice: str, config: AceStepConfig, said: Mapping[str, Any], name: str) -> str | None:
-    """Return the variant, a key of PRESETS: the choice, else what config.json and the name tell, else None.
+def detect_variant(choice: str, config: AceStepConfig, declared: Mapping[str, Any], name: str) -> str | None:
+    """Return the variant, a key of PRESETS: the choice, else what config.json and the name say, else None.
 
-    is_turbo outranks the name, which users change; the name tells what is_turbo leaves open. An undistilled
+    is_turbo outranks the name, which users change; the name decides what is_turbo leaves open. An undistilled
     model of no known name is called base: its preset is sft's.
 
     Raises: ValueError for an unknown choice, or one of the other size than the weights.
     """
     if choice != AUTO:
         return _chosen_variant(choice, config, name)
-    version = said.get("model_version")
-    told = [variant for variant in (_named_variant(name), _named_variant(str(version))) if variant]
-    is_turbo = said.get("is_turbo")
+    version = declared.get("model_version")
+    named = [variant for variant in (_named_variant(name), _named_variant(str(version))) if variant]
+    is_turbo = declared.get("is_turbo")
     if is_turbo is None:
-        return told[0] if told else None
-    fitting = [variant for variant in told if PRESETS[variant].is_turbo == is_turbo]
+        return named[0] if named else None
+    fitting = [variant for variant in named if PRESETS[variant].is_turbo == is_turbo]
     return fitting[0] if fitting else ("turbo" if is_turbo else "base")
 
 
@@ -126,21 +126,21 @@ def _chosen_variant(choice: str, config: AceStepConfig, name: str) -> str:
     if variant not in PRESETS:
         raise ValueError(f"variant {choice!r} is unknown: choose one of {', '.join(VARIANTS)}")
     expected = "XL" if choice.startswith(XL) else "2B"
-    found = "XL" if config.decoder.width != config.encoder.width else "2B"
-    if found != expected:
+    actual = "XL" if config.decoder.width != config.encoder.width else "2B"
+    if actual != expected:
         raise ValueError(
-            f"{name} holds {found} weights where variant {choice!r} expects {expected}: choose a file of "
+            f"{name} holds {actual} weights where variant {choice!r} expects {expected}: choose a file of "
             "that size, or variant auto"
         )
     return variant
 
 
 def _named_variant(name: str) -> str | None:
-    """Return the variant a name tells, None where it tells none or, as a merge's does, both kinds."""
+    """Return the variant a name says, None where it says none or, as a merge's does, both kinds."""
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    told = [variant for word, variant in VARIANT_WORDS.items() if word in words]
-    kinds = {PRESETS[variant].is_turbo for variant in told}
-    return told[0] if len(kinds) == 1 else None
+    named = [variant for word, variant in VARIANT_WORDS.items() if word in words]
+    kinds = {PRESETS[variant].is_turbo for variant in named}
+    return named[0] if len(kinds) == 1 else None
 
 
 @contextmanager
@@ -152,16 +152,16 @@ def _needs_tensors(name: str) -> Iterator[None]:
         raise ValueError(f"{name} lacks {missing.args[0]}: it looks incomplete, download it again") from None
 
 
-def _attention_shape(state: Mapping[str, Tensor], layer: str, norm: str, said: Mapping[str, Any]) -> AttentionShape:
+def _attention_shape(state: Mapping[str, Tensor], layer: str, norm: str, declared: Mapping[str, Any]) -> AttentionShape:
     """Return the sizes of the transformer that a layer belongs to; norm is its first one's name."""
     head_dim = state[f"{layer}.self_attn.q_norm.weight"].shape[0]
     settings: dict[str, Any] = {
-        "eps": said.get("rms_norm_eps"),
-        "rope_theta": said.get("rope_theta") or (said.get("rope_parameters") or {}).get("rope_theta"),
-        "window": said.get("sliding_window"),
+        "eps": declared.get("rms_norm_eps"),
+        "rope_theta": declared.get("rope_theta") or (declared.get("rope_parameters") or {}).get("rope_theta"),
+        "window": declared.get("sliding_window"),
     }
     settings = {key: value for key, value in settings.items() if value is not None}
-    if said.get("use_sliding_window") is False:
+    if declared.get("use_sliding_window") is False:
         settings["window"] = None
     return AttentionShape(
         width=state[f"{layer}.{norm}.weight"].shape[0],
@@ -182,8 +182,8 @@ def _n_layers(state: Mapping[str, Tensor], stack: str) -> int:
     return highest + 1
 
 
-def _windowed_layers(n_layers: int, said: Mapping[str, Any]) -> tuple[bool, ...]:
-    types = said.get("layer_types")
+def _windowed_layers(n_layers: int, declared: Mapping[str, Any]) -> tuple[bool, ...]:
+    types = declared.get("layer_types")
     if not types or len(types) != n_layers:  # a wrong length shows in num_hidden_layers
         return alternating(n_layers)
     return tuple(kind == WINDOWED for kind in types)
@@ -212,10 +212,10 @@ def _layer_sizes(prefix: str, shape: AttentionShape) -> dict[str, int]:
     }
 
 
-def _compare(name: str, said: Mapping[str, Any], found: Mapping[str, int]) -> None:
+def _compare(name: str, declared: Mapping[str, Any], actual: Mapping[str, int]) -> None:
     """Check that config.json, as far as it speaks of a size, says what the shapes do."""
-    for key, size in found.items():
-        claim = said.get(key)
+    for key, size in actual.items():
+        claim = declared.get(key)
         if claim is None or claim == size:
             continue
         if key in STACKS and size < claim:

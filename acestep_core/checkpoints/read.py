@@ -63,22 +63,16 @@ SHAPES_ONLY = Build(ops=_ShapeOps, device="meta")  # for a model of which only n
 
 @dataclass(frozen=True, eq=False)
 class DiTFile:
-    """A DiT checkpoint: tensors under the official names, and what else its layout tells.
+    """A DiT checkpoint: tensors under the official names, and what else its layout holds."""
 
-    variant is a key of PRESETS; where nothing tells it, variant_known is False and it is a guess.
-    silence [1, n, 64] is None in layouts without it. alignment_heads is config.json's
-    `lyric_alignment_layers_config` as it stands, layer number (a string) to heads.
-    quantized: state has scales beside the model's own tensors, for a host that knows what to do with them.
-    """
-
-    name: str
+    name: str  # of the file or folder, for messages
     state: dict[str, Tensor]
     config: AceStepConfig
-    variant: str
-    variant_known: bool
-    silence: Tensor | None
-    alignment_heads: dict[str, list[int]] | None
-    quantized: bool
+    variant: str  # a key of PRESETS
+    variant_known: bool  # False: nothing names the variant, and it is a guess
+    silence: Tensor | None  # [1, n, 64]; None in layouts without it
+    alignment_heads: dict[str, list[int]] | None  # config.json's `lyric_alignment_layers_config`: layer to heads
+    quantized: bool  # state has scales beside the model's tensors, for a host that can use them
 
     @property
     def is_released_size(self) -> bool:
@@ -119,9 +113,9 @@ def read_dit(path: Path, variant: str = AUTO, read: Read = read_safetensors) -> 
     """
     weights = _open_pipeline(path, read) if _is_pipeline(path) else open_weights(path, read)
     state = _part(DIT, weights)
-    config = acestep_config(weights.name, state, weights.said)
+    config = acestep_config(weights.name, state, weights.config)
     check_tensors(weights.name, DIT.title, state, AceStep(config, SHAPES_ONLY).state_dict())
-    detected = detect_variant(variant, config, weights.said, weights.name)
+    detected = detect_variant(variant, config, weights.config, weights.name)
     return DiTFile(
         name=weights.name,
         state=state,
@@ -129,7 +123,7 @@ def read_dit(path: Path, variant: str = AUTO, read: Read = read_safetensors) -> 
         variant=detected or FALLBACK_VARIANT,
         variant_known=detected is not None,
         silence=_silence(path, weights),
-        alignment_heads=weights.said.get("lyric_alignment_layers_config"),
+        alignment_heads=weights.config.get("lyric_alignment_layers_config"),
         quantized=any(map(is_quantization, state)),
     )
 
@@ -185,12 +179,12 @@ def _read_qwen3(path: Path, part: Part, n_tokens: int, read: Read) -> Qwen3File:
     if state["embed_tokens.weight"].shape[0] != n_tokens:
         raise _another_model(part, weights)
     # A single file's metadata may speak of the DiT beside the text encoder.
-    said = weights.said if path.is_dir() else {}
+    declared = weights.config if path.is_dir() else {}
     if part is PLANNER and LM_HEAD in weights.tensors:
         state[LM_HEAD] = weights.tensors[LM_HEAD]
-    if said.get("tie_word_embeddings"):
+    if declared.get("tie_word_embeddings"):
         state.pop(LM_HEAD, None)  # a copy of the embedding that some tools write all the same
-    config = qwen3_config(weights.name, state, said)
+    config = qwen3_config(weights.name, state, declared)
     check_tensors(weights.name, part.title, state, Qwen3(config, SHAPES_ONLY).state_dict())
     return Qwen3File(
         name=weights.name,
@@ -208,17 +202,17 @@ def _is_pipeline(path: Path) -> bool:
 def _open_pipeline(path: Path, read: Read) -> Weights:
     """Return the DiT file's worth of a diffusers pipeline, names and config as in the official folder."""
     tensors: dict[str, Tensor] = {}
-    said: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, Any]] = {}
     for folder in DIFFUSERS_FOLDERS:
         if not (path / folder).is_dir():
             raise FileNotFoundError(f"{path.name} lacks its folder {folder}: download it again")
         weights = open_weights(path / folder, read)
         tensors |= from_diffusers(folder, weights.tensors)
-        said[folder] = dict(weights.said)
-    encoder = said["condition_encoder"]
+        configs[folder] = dict(weights.config)
+    encoder = configs["condition_encoder"]
     of_encoder = {f"encoder_{key}": value for key, value in encoder.items()}
-    # What two folders both say, such as hidden_size, is meant of the transformer.
-    return Weights(path.name, tensors, said["audio_tokenizer"] | encoder | said["transformer"] | of_encoder)
+    # A key in both folders, such as hidden_size, means the transformer.
+    return Weights(path.name, tensors, configs["audio_tokenizer"] | encoder | configs["transformer"] | of_encoder)
 
 
 def _part(part: Part, weights: Weights) -> dict[str, Tensor]:
@@ -247,7 +241,7 @@ def _silence(path: Path, weights: Weights) -> Tensor | None:
 def _read_silence(file: Path) -> Tensor:
     """Return the official file's [1, 64, n] as [1, n, 64]."""
     try:
-        # What is no zip, torch takes for its format before 1.6, and damaged files fail in any way as that.
+        # torch.load reads anything but a zip as its pre-1.6 format, where a damaged file can raise anything.
         silence = torch.load(file, map_location="cpu", weights_only=True) if is_zipfile(file) else None
     except (RuntimeError, pickle.UnpicklingError):
         silence = None

@@ -29,11 +29,11 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Tensors by name, and what is said of them: config.json beside them or metadata inside, else nothing."""
+    """Tensors of a file or folder and the model's config."""
 
-    name: str
+    name: str  # of the file or folder, for messages
     tensors: Mapping[str, Tensor]
-    said: Mapping[str, Any]
+    config: Mapping[str, Any]  # from config.json beside them or the metadata inside, else empty
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -54,8 +54,8 @@ def open_weights(path: Path, read: Read = read_safetensors) -> Weights:
         return _open_folder(path, read)
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is not in {path.parent}: download it or choose another")
-    said = _said_inside(_header(path))
-    return Weights(path.name, read(path), said)
+    config = _config_inside(_header(path))
+    return Weights(path.name, read(path), config)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def _data_bytes(header: dict[str, Any]) -> int:
     return max(ends, default=0)
 
 
-def _said_inside(header: dict[str, Any]) -> dict[str, Any]:
+def _config_inside(header: dict[str, Any]) -> dict[str, Any]:
     """Return the config that some tools store in a file's metadata, as JSON under "config"."""
     try:
-        said = json.loads(header.get("__metadata__", {}).get("config", ""))
+        config = json.loads(header.get("__metadata__", {}).get("config", ""))
     except ValueError:
-        said = None
-    return said if isinstance(said, dict) else {}
+        config = None
+    return config if isinstance(config, dict) else {}

@@ -69,9 +69,11 @@ class AceStep(nn.Module):
         hints: Tensor = self.detokenizer(self.tokenizer.quantizer.decode(codes, dtype))
         return hints
 
-    def velocity(self, x: Tensor, t: Tensor, context: Tensor, states: Tensor, real: Tensor | None = None) -> Tensor:
+    def velocity(
+        self, x: Tensor, t: Tensor, context: Tensor, states: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """Return one DiT velocity [B, T, 64] from scratch; loops keep the modulation and cross K/V instead."""
-        cross = self.decoder.cross_kv(states, real)
+        cross = self.decoder.cross_kv(states, attention_mask)
         v: Tensor = self.decoder(x, context, self.decoder.modulation(t, x.dtype), cross)
         return v
 

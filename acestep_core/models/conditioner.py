@@ -18,32 +18,32 @@ from .layers import AttentionShape, Build, cast, encoder_layers, positions
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A batch of token states [B, L, D] and which of them are real [B, L]; the rest is padding."""
+    """A batch of token states [B, L, D] and its attention_mask [B, L], False for padding."""
 
     states: Tensor
-    real: Tensor
+    attention_mask: Tensor
 
     def __post_init__(self) -> None:
-        if self.states.shape[:2] != self.real.shape:
+        if self.states.shape[:2] != self.attention_mask.shape:
             raise ValueError(
-                f"states {tuple(self.states.shape)} and mask {tuple(self.real.shape)} differ in batch or length"
+                f"states {tuple(self.states.shape)} and mask {tuple(self.attention_mask.shape)} differ in shape"
             )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Tokens:
         """Return the tokens on a device, the states in dtype."""
-        return Tokens(self.states.to(device, dtype), self.real.to(device))
+        return Tokens(self.states.to(device, dtype), self.attention_mask.to(device))
 
     def select(self, rows: Tensor) -> Tokens:
         """Return the items `rows`, in that order."""
-        return Tokens(self.states.index_select(0, rows), self.real.index_select(0, rows))
+        return Tokens(self.states.index_select(0, rows), self.attention_mask.index_select(0, rows))
 
 
 def pack(first: Tokens, second: Tokens) -> Tokens:
-    """Return both sequences joined, real tokens first in their order, padding last."""
+    """Return both sequences joined, tokens first in their order, padding last."""
     states = torch.cat((first.states, second.states), dim=1)
-    real = torch.cat((first.real, second.real), dim=1).bool()
-    order = real.int().argsort(dim=1, descending=True, stable=True)
-    return Tokens(states.gather(1, order[:, :, None].expand_as(states)), real.gather(1, order))
+    attention_mask = torch.cat((first.attention_mask, second.attention_mask), dim=1).bool()
+    order = attention_mask.int().argsort(dim=1, descending=True, stable=True)
+    return Tokens(states.gather(1, order[:, :, None].expand_as(states)), attention_mask.gather(1, order))
 
 
 class LyricEncoder(nn.Module):
@@ -58,10 +58,10 @@ class LyricEncoder(nn.Module):
 
     def forward(self, lyric: Tokens) -> Tokens:
         x = self.embed_tokens(lyric.states)
-        at = positions(x, self.shape, None if lyric.real.all() else lyric.real)
+        at = positions(x, self.shape, None if lyric.attention_mask.all() else lyric.attention_mask)
         for layer in self.layers:
             x = layer(x, at)
-        return Tokens(self.norm(x), lyric.real)
+        return Tokens(self.norm(x), lyric.attention_mask)
 
 
 class TimbreEncoder(nn.Module):
@@ -114,14 +114,14 @@ class ConditionEncoder(nn.Module):
         owner [R]: the item each belongs to.
         """
         timbre = _by_owner(self.timbre_encoder(reference), owner, text.states.shape[0])
-        text = Tokens(self.text_projector(text.states), text.real)
+        text = Tokens(self.text_projector(text.states), text.attention_mask)
         return pack(pack(self.lyric_encoder(lyric), timbre), text)
 
 
 def _by_owner(vectors: Tensor, owner: Tensor, n_items: int) -> Tokens:
     """Return the clips' vectors [R, width] as each item's own tokens, in order of appearance."""
     counts = torch.bincount(owner, minlength=n_items)
-    real = torch.arange(int(counts.max()), device=owner.device) < counts[:, None]
-    states = vectors.new_zeros(*real.shape, vectors.shape[-1])
-    states[real] = vectors[owner.argsort(stable=True)]
-    return Tokens(states, real)
+    attention_mask = torch.arange(int(counts.max()), device=owner.device) < counts[:, None]
+    states = vectors.new_zeros(*attention_mask.shape, vectors.shape[-1])
+    states[attention_mask] = vectors[owner.argsort(stable=True)]
+    return Tokens(states, attention_mask)

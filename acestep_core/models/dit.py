@@ -145,15 +145,15 @@ class DiT(nn.Module):
         at_t, at_zero = self.time_embed(t, dtype), self.time_embed_r(torch.zeros_like(t[:1]), dtype)
         return Modulation(at_t.embedding + at_zero.embedding, at_t.terms + at_zero.terms)
 
-    def cross_kv(self, states: Tensor, real: Tensor | None = None, n_layers: int | None = None) -> CrossKV:
+    def cross_kv(self, states: Tensor, attention_mask: Tensor | None = None, n_layers: int | None = None) -> CrossKV:
         """Return what every layer, or the first n_layers, attends to, from packed condition states [B, L, E].
 
-        real [B, L] marks tokens that are not padding. The official code ignores it; hiding the padding
+        attention_mask [B, L] is True for tokens that are not padding. The official code ignores it; hiding the padding
         keeps a take in a batch equal to the take alone, and changes nothing where no padding is.
         """
         states = self.condition_embedder(states)
         layers = tuple(layer.cross_kv(states) for layer in self.layers[:n_layers])  # type: ignore[operator]
-        return CrossKV(layers, key_mask(real, states.dtype))
+        return CrossKV(layers, key_mask(attention_mask, states.dtype))
 
     def forward(self, x: Tensor, context: Tensor, modulation: Modulation, cross: CrossKV) -> Tensor:
         """Return the velocity (noise − data) as [B, T, 64].
@@ -187,13 +187,13 @@ class DiT(nn.Module):
         tokens = self._patches(x, context)
         at = positions(tokens, self.shape)
         wanted = range(cross.layers[0][0].shape[2])[keys]
-        found = torch.empty(len(x), len(heads), len(wanted), tokens.shape[1], device=x.device)
+        attention = torch.empty(len(x), len(heads), len(wanted), tokens.shape[1], device=x.device)
         needed = cross.layers[: heads[-1][0] + 1]
         for index, (layer, kv) in enumerate(zip(self.layers, needed, strict=False)):
             rows = [(row, head) for row, (of, head) in enumerate(heads) if of == index]
-            watch = partial(_look, key=kv[0], mask=cross.mask, rows=rows, keys=keys, found=found)
+            watch = partial(_look, key=kv[0], mask=cross.mask, rows=rows, keys=keys, attention=attention)
             tokens = layer(tokens, modulation.terms, at, kv, cross.mask, watch)
-        return found
+        return attention
 
     def _patches(self, x: Tensor, context: Tensor) -> Tensor:
         """Return the tokens [B, ceil(T/2), width] of noisy latents and their context."""
@@ -208,7 +208,7 @@ def _look(
     mask: Tensor | None,
     rows: Sequence[tuple[int, int]],
     keys: slice,
-    found: Tensor,
+    attention: Tensor,
 ) -> None:
     """Write what some heads of queries [B, H, S, D] attend to into their rows of found [B, rows, n_keys, S]."""
     n_sharing = queries.shape[1] // key.shape[1]  # query heads to a key head
@@ -216,7 +216,7 @@ def _look(
         scores = queries[:, head] @ key[:, head // n_sharing].mT * queries.shape[-1] ** -0.5
         if mask is not None:
             scores = scores + mask[:, 0]
-        found[:, row] = scores.softmax(-1, dtype=torch.float32)[..., keys].mT
+        attention[:, row] = scores.softmax(-1, dtype=torch.float32)[..., keys].mT
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

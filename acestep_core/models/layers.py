@@ -25,17 +25,18 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
     mask is additive and broadcasts to [B, H, Sq, Sk].
     """
     if q.shape[2] == 1 and q.shape[1] != k.shape[1] and (mask is None or mask.shape[1] == 1):
-        # One token: the heads that share a key head stand as its queries, and no kernel need repeat the keys.
+        # Single-token step: fold the query heads of a key head into the query axis, so that no keys are repeated.
         grouped = q.reshape(k.shape[0], k.shape[1], -1, k.shape[3])
         return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(q.shape)
     if mask is not None and q.device.type == "cuda":
-        # Its fused kernels take a mask or fewer key heads, never both; what is left writes every score down.
+        # CUDA's fused kernels support a mask or grouped-query heads, not both; the fallback materialises all scores,
+        # so repeat the key heads.
         k, v = (heads.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for heads in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's RMSNorm where it has a kernel; on a CPU, which has none, without writing the squares down."""
+    """RMSNorm; on the CPU, where torch has no fused kernel, an equivalent that allocates no x²."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32:
@@ -126,14 +127,14 @@ class Past:
         return self.keys[:, :, : self.n_visible].transpose(1, 2), self.values[:, :, : self.n_visible].transpose(1, 2)
 
 
-def positions(x: Tensor, shape: AttentionShape, real: Tensor | None = None) -> Positions:
-    """Return the Positions of the tokens x [B, S, width], counted from 0. real [B, S] marks non-padding."""
+def positions(x: Tensor, shape: AttentionShape, attention_mask: Tensor | None = None) -> Positions:
+    """Return the Positions of tokens x [B, S, width], counted from 0; attention_mask [B, S] is False for padding."""
     n_tokens = x.shape[1]
     angles = rope_angles(torch.arange(n_tokens, device=x.device), shape)
     band = None
     if shape.window is not None and n_tokens > shape.window + 1:
-        band = _band_mask(n_tokens, shape.window, x, real)
-    return Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), key_mask(real, x.dtype), band)
+        band = _band_mask(n_tokens, shape.window, x, attention_mask)
+    return Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), key_mask(attention_mask, x.dtype), band)
 
 
 def rope_angles(places: Tensor, shape: AttentionShape) -> Tensor:
@@ -142,9 +143,9 @@ def rope_angles(places: Tensor, shape: AttentionShape) -> Tensor:
     return places[..., None].float() * shape.rope_theta**-exponents
 
 
-def key_mask(real: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return the additive mask [B, 1, 1, S] that hides padding, or None when real [B, S] is None."""
-    return None if real is None else additive_mask(real[:, None, None, :].bool(), dtype)
+def key_mask(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return the additive mask [B, 1, 1, S] that hides padding, or None without attention_mask [B, S]."""
+    return None if attention_mask is None else additive_mask(attention_mask[:, None, None, :].bool(), dtype)
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -277,14 +278,14 @@ def cast(parameter: Tensor, like: Tensor) -> Tensor:
     return parameter.to(device=like.device, dtype=like.dtype)
 
 
-def _band_mask(n_tokens: int, window: int, x: Tensor, real: Tensor | None) -> Tensor:
+def _band_mask(n_tokens: int, window: int, x: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Return the additive mask of `windowed_attention`: in reach, inside the sequence, not padding."""
     block = window // 2
     n_blocks = -(-n_tokens // block)
     tail = n_blocks * block - n_tokens
-    if real is None:
-        real = torch.ones(x.shape[0], n_tokens, dtype=torch.bool, device=x.device)
-    keys = F.pad(real.bool(), (window, window + tail)).unfold(1, block + 2 * window, block)
+    if attention_mask is None:
+        attention_mask = torch.ones(x.shape[0], n_tokens, dtype=torch.bool, device=x.device)
+    keys = F.pad(attention_mask.bool(), (window, window + tail)).unfold(1, block + 2 * window, block)
     query = torch.arange(block, device=x.device)[:, None]
     key = torch.arange(block + 2 * window, device=x.device) - window
     allowed = ((key - query).abs() <= window) & keys[:, :, None, :]

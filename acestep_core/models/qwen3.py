@@ -1,8 +1,8 @@
 """Qwen3: the text encoder, and the body of the 5 Hz planner.
 
 A causal stack of the same layers as everywhere else, over token embeddings. The text encoder reads the
-caption's last hidden states; lyrics use the embedding table alone. The planner goes on from where it was, by a
-cache of keys and values.
+caption's last hidden states; lyrics use the embedding table alone. The planner decodes with a KV
+cache.
 Source: huggingface/transformers, `models/qwen3/modeling_qwen3.py`.
 """
 
@@ -28,7 +28,7 @@ class Qwen3Config:
 
 
 class Qwen3(nn.Module):
-    """A Qwen3 without the product at its end: whoever wants logits takes the rows of the head that he needs."""
+    """Qwen3 without its LM head; callers multiply by the rows of the head they need."""
 
     def __init__(self, config: Qwen3Config, build: Build | None = None) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Qwen3(nn.Module):
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the last hidden states [B, S, width] of ids [B, S], computed in dtype.
 
-        Padding must stand at the right: what comes later cannot reach a real token.
+        Padding must stand at the right: later positions cannot reach earlier tokens.
         """
         x = self.embed(ids, dtype)
         at = _causal(positions(x, self.config.shape))

@@ -88,8 +88,8 @@ class Run:
         context = made.context.index_select(0, rows)
         if branch.null:
             return self._null(len(branch.rows), tokens.states), context
-        real = None if bool(tokens.real.all()) else tokens.real
-        return self.model.decoder.cross_kv(tokens.states, real).select(rows), context
+        attention_mask = None if bool(tokens.attention_mask.all()) else tokens.attention_mask
+        return self.model.decoder.cross_kv(tokens.states, attention_mask).select(rows), context
 
     def _null(self, n_items: int, like: Tensor) -> CrossKV:
         """Return the null condition: one learned token everywhere, so computed once and repeated by view.

@@ -158,7 +158,7 @@ def generate_text(
     """Return the token ids that a grammar lets a planner write behind a prompt, forced ones included.
 
     Unguided, whatever sampling says: guidance distorts text. Stops after max_tokens, wherever that is.
-    Tokens whose logits nobody asks for wait, and are run together with the next one that matters.
+    Forced tokens are batched with the next sampled one.
 
     Raises as generate_codes does.
     """
@@ -197,7 +197,7 @@ def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: LmSampling) -> Tensor:
-    """Return an index [N] for each row of logits [N, V], told by its uniform number [N, 1] in (0, 1].
+    """Return an index [N] for each row of logits [N, V], chosen by its uniform number [N, 1] in (0, 1].
 
     The number points into the probabilities that are kept, laid end to end in the order of the vocabulary. Laid
     by size, neighbours of almost equal probability would change places whenever something is rounded otherwise.
@@ -207,7 +207,8 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: LmSampling) -> Tensor:
     probabilities = torch.softmax(logits / sampling.temperature, -1)
     kept = probabilities >= _least_kept(probabilities, sampling)
     mass = torch.where(kept, probabilities, 0).cumsum(-1)
-    # The first to reach the number: never one of probability 0, and never past the last, as it is at most mass[-1].
+    # The first index whose cumulative mass reaches the number: above 0, so it skips probability 0; at most the total,
+    # so it stays in range.
     return torch.searchsorted(mass, uniforms * mass[:, -1:]).squeeze(-1)
 
 

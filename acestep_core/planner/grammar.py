@@ -54,7 +54,7 @@ VALUES: Mapping[str, Iterable[str | int]] = {
 MAX_TOKENS = {"caption": 512, "genres": 64}
 
 
-# What the text encoder reads, less its own header, and some for words that are cut into more tokens when read.
+# 128 below the text encoder's limit: room for its header, and for text that re-tokenises longer.
 MAX_WRITTEN_LYRIC_TOKENS = MAX_LYRIC_TOKENS - 128
 
 
@@ -130,7 +130,7 @@ class Lexicon:
     """
 
     names: Mapping[str, tuple[int, ...]]
-    given: Mapping[str, Mapping[str, tuple[int, ...]]]
+    values: Mapping[str, Mapping[str, tuple[int, ...]]]
     tries: Mapping[str, Trie]
     newlines: frozenset[int]
     line: Text
@@ -153,7 +153,7 @@ class Lexicon:
                     f"the planner's {text!r} is token {known}, this tokenizer has {ids(text)}; use Qwen3's"
                 )
         names = {field: ids(f"{field}:") for field in FIELDS}
-        given = {field: {str(value): ids(f" {value}\n") for value in values} for field, values in VALUES.items()}
+        values = {field: {str(value): ids(f" {value}\n") for value in values} for field, values in VALUES.items()}
         # Byte-level spelling: Ċ is a newline, Ġ a space, ĉ a tab. A newline within a token is always its last
         # character or followed by white space, so a line never starts unseen.
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
@@ -161,8 +161,8 @@ class Lexicon:
         special = tuple(range(END_OF_TEXT_ID, N_TEXT_TOKENS))
         return cls(
             names=names,
-            given=given,
-            tries={field: prefix_tree(values.values()) for field, values in given.items()},
+            values=values,
+            tries={field: prefix_tree(values.values()) for field, values in values.items()},
             newlines=frozenset(token for spelling, token in vocabulary.items() if "Ċ" in spelling),
             line=Text((*ids("`"), *special)),  # no backtick, as in the official code
             line_start={
@@ -229,7 +229,7 @@ def think_block(lexicon: Lexicon, fields: Sequence[str], fixed: Mapping[str, str
             yield from lines(lexicon, following, MAX_TOKENS[field])
             continue
         if field in fixed:
-            yield Forced(lexicon.given[field][fixed[field]])
+            yield Forced(lexicon.values[field][fixed[field]])
         else:
             # The official code takes the likeliest language, whatever the temperature.
             yield from one_of(lexicon.tries[field], greedy=field == "language")

@@ -163,8 +163,8 @@ def idea(
     on_token: OnToken | None = None,
 ) -> SongSpec:
     """Return a whole song made from one sentence; an instrumental one has no words, whatever the planner wrote."""
-    given = SongSpec(language=language)
-    song = _whole_song(planner, prompts.idea_prompt(sentence, instrumental), given, seed, sampling, on_token)
+    fixed = SongSpec(language=language)
+    song = _whole_song(planner, prompts.idea_prompt(sentence, instrumental), fixed, seed, sampling, on_token)
     return replace(song, lyrics=INSTRUMENTAL_LYRICS) if instrumental else song
 
 
@@ -173,8 +173,8 @@ def rewrite(
 ) -> SongSpec:
     """Return a song with caption and lyrics written out anew; every field the user gave stays."""
     written = _whole_song(planner, prompts.format_prompt(song), song, seed, sampling, on_token)
-    kept = song.lyrics if song.is_instrumental or not written.lyrics else written.lyrics
-    return _filled(replace(song, caption=written.caption or song.caption, lyrics=kept), written)
+    lyrics = song.lyrics if song.is_instrumental or not written.lyrics else written.lyrics
+    return _filled(replace(song, caption=written.caption or song.caption, lyrics=lyrics), written)
 
 
 def understand(
@@ -271,10 +271,10 @@ def _filled(song: SongSpec, other: SongSpec) -> SongSpec:
 
 
 def _whole_song(
-    planner: Planner, prompt: str, given: SongSpec, seed: int, sampling: LmSampling, on_token: OnToken | None
+    planner: Planner, prompt: str, fixed: SongSpec, seed: int, sampling: LmSampling, on_token: OnToken | None
 ) -> SongSpec:
     ids = planner.ids(prompt)
     _reserve(planner, text_bytes(planner.model.config, ids, planner.dtype.itemsize), on_token)
-    grammar = song_grammar(planner.lexicon, given, planner.max_lyric_tokens)
+    grammar = song_grammar(planner.lexicon, fixed, planner.max_lyric_tokens)
     text = planner.write(ids, grammar, seed, sampling, on_token)
     return replace(prompts.parse_think(text), lyrics=prompts.parse_lyrics(text))

@@ -46,19 +46,19 @@ def score_plans(
     """
     answers = _checked_answers(song, codes)
     planner.reserve(_score_bytes(planner, codes, answers))
-    told = [answer for answer in answers if not answer.is_metadata]
-    alone = _ask(planner, (), told)
+    worded = [answer for answer in answers if not answer.is_metadata]
+    alone = _ask(planner, (), worded)
     scores = []
     for sequence in codes.sequences:
-        given = _ask(planner, sequence, answers)
+        with_codes = _ask(planner, sequence, answers)
         recalls = [
             NamedScore(f"plan_{answer.name}", found.recall)
-            for answer, found in zip(answers, given, strict=True)
+            for answer, found in zip(answers, with_codes, strict=True)
             if answer.is_metadata
         ]
         pmi = [
-            NamedScore(f"plan_{answer.name}", pmi_score(given[index].log_prob, alone[index].log_prob, scale))
-            for index, answer in enumerate(told)
+            NamedScore(f"plan_{answer.name}", pmi_score(with_codes[index].log_prob, alone[index].log_prob, scale))
+            for index, answer in enumerate(worded)
         ]
         scores.append(Score((NamedScore(PLAN, reward(pmi, recalls)), *pmi, *recalls)))
         if on_plan is not None:

@@ -125,7 +125,9 @@ def lyric_attention(
     # Drawn on the CPU, or scores would differ between devices.
     noise = torch.randn(1, *latents.shape[1:], generator=torch.Generator().manual_seed(seed)).to(like)
     x = t * noise + (1 - t) * latents.to(like)
-    cross = model.decoder.cross_kv(tokens.states, None if tokens.real.all() else tokens.real, heads.n_layers)
+    cross = model.decoder.cross_kv(
+        tokens.states, None if tokens.attention_mask.all() else tokens.attention_mask, heads.n_layers
+    )
     modulation = model.decoder.modulation(torch.tensor([t], device=like.device), like.dtype)
     keys = slice(rows.start, rows.stop)
     attention: Tensor = model.decoder.attention(x, context, modulation, cross, heads.pairs, keys)

@@ -35,10 +35,10 @@ VISIBLE_BYTES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 
 @dataclass(frozen=True, eq=False)
 class Ids:
-    """Token ids [B, L], padded at the right, and which are real [B, L]."""
+    """Token ids [B, L], padded on the right, and their attention_mask [B, L], False for padding."""
 
     ids: Tensor
-    real: Tensor
+    attention_mask: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +95,14 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
 
     A character of several tokens belongs to its last, those before have no text; joined, they are the whole.
     """
-    found = []
+    texts = []
     waiting = b""
     for token in ids:
         waiting += _bytes(tokenizer.id_to_token(token) or "")
         text = _decoded(waiting)
-        found.append(text or "")
+        texts.append(text or "")
         waiting = waiting if text is None else b""
-    return tuple(found)
+    return tuple(texts)
 
 
 def _encode(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:

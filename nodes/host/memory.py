@@ -94,7 +94,7 @@ def may_capture(patcher, dtype: torch.dtype) -> bool:
 
     They must all be on the device in the dtype they compute in, patched by no layer as it runs, and not under
     dynamic VRAM, which moves them between two runs of a layer. Then ComfyUI's layers read the weights themselves
-    and no copy. Other makers' cards do without. Never run on a GPU by this pack's tests.
+    and no copy. NVIDIA only. Never run on a GPU by this pack's tests.
     """
     device = patcher.load_device
     if device.type != "cuda" or not mm.is_nvidia() or patcher.is_dynamic():

@@ -118,7 +118,7 @@ def load_model(path: Path, variant: str, weight_dtype: str, vae=None, disable_dy
     """Return a ComfyUI MODEL of a DiT file or folder. The VAE encodes silence where the file has none."""
     file = read_dit(path, variant, folders.read)
     silence = _silence(file, vae)
-    # Once more after reading: in an all-in-one file the mark is found only when its prefix is gone.
+    # Convert old quantisation again: in an all-in-one file its marker is visible only without the prefix.
     state, _ = comfy.utils.convert_old_quants(file.state, "", metadata={})
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     config = _config(weight_dtype, state, load_device)

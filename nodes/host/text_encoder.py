@@ -38,7 +38,9 @@ class TextEncoder:
 
     def _tokens(self, text: Ids, encode) -> Tokens:
         device = memory.load_for(self.patcher, self._activation_bytes(text))
-        return Tokens(memory.to_intermediate(encode(text.ids.to(device))), memory.to_intermediate_device(text.real))
+        return Tokens(
+            memory.to_intermediate(encode(text.ids.to(device))), memory.to_intermediate_device(text.attention_mask)
+        )
 
     def _activation_bytes(self, text: Ids) -> int:
         return layer_bytes(self.model.config.shape, text.ids.numel(), self.dtype.itemsize)

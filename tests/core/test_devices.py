@@ -117,8 +117,8 @@ def test_the_card_keeps_what_cuda_keeps_apart():
 
 def tokens(seed: int, n_items: int, n_tokens: int) -> Tokens:
     """States of texts of different length."""
-    real = torch.arange(n_tokens) < n_tokens - torch.arange(n_items)[:, None]
-    return Tokens(numbers(seed, n_items, n_tokens, TEXT_WIDTH), real)
+    attention_mask = torch.arange(n_tokens) < n_tokens - torch.arange(n_items)[:, None]
+    return Tokens(numbers(seed, n_items, n_tokens, TEXT_WIDTH), attention_mask)
 
 
 def recording(at: Callable[[Tensor], Tensor], n_items: int = 1) -> Source:
@@ -177,7 +177,7 @@ def test_every_task_reaches_the_model_on_its_device(name: str, inputs: Callable)
     with Card():
         same(velocity_of(on_card(), SILENCE, given, put(x)), expected)
         dropped = condition(on_card(), given, SILENCE, n_frames, put(x[:1]), plain=True)
-    assert device_of(dropped.context) == device_of(dropped.tokens.real) == CARD
+    assert device_of(dropped.context) == device_of(dropped.tokens.attention_mask) == CARD
     assert device_of(given.text.states) == device_of(given.timbre) == (CARD if inputs is put else CPU)
 
 

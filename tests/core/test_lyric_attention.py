@@ -90,7 +90,9 @@ def test_attention_equals_that_of_a_whole_pass_over_every_head(size: str, n_fram
     found = look(size, tokens, context, latents)
     noise = torch.randn(latents[:1].shape, generator=torch.Generator().manual_seed(42))
     WrittenOut.seen = []
-    model(size).velocity(T * noise + (1 - T) * latents, torch.tensor([T]), context, tokens.states, tokens.real)
+    model(size).velocity(
+        T * noise + (1 - T) * latents, torch.tensor([T]), context, tokens.states, tokens.attention_mask
+    )
     every_layer = WrittenOut.seen
     assert len(every_layer) == len(model(size).decoder.layers)
     pairs = lyric_heads(config_of(size)).pairs
@@ -119,9 +121,11 @@ def test_layers_below_the_last_head_are_not_run(size: str, n_needed: int) -> Non
 
 def test_watching_changes_no_velocity() -> None:
     tokens, context, latents = inputs()
-    before = model("2b").velocity(latents, torch.tensor([T]), context, tokens.states, tokens.real)
+    before = model("2b").velocity(latents, torch.tensor([T]), context, tokens.states, tokens.attention_mask)
     look("2b", tokens, context, latents)
-    assert torch.equal(before, model("2b").velocity(latents, torch.tensor([T]), context, tokens.states, tokens.real))
+    assert torch.equal(
+        before, model("2b").velocity(latents, torch.tensor([T]), context, tokens.states, tokens.attention_mask)
+    )
 
 
 @pytest.mark.parametrize("t", [T, attention.PURE_NOISE])
@@ -129,8 +133,8 @@ def test_a_take_in_a_batch_sees_what_it_sees_alone(t: float) -> None:
     tokens, context, latents = inputs(4)
     batch = look("2b", tokens, context, latents, t=t)
     for take in range(4):
-        n_real = int(tokens.real[take].sum())
-        own = Tokens(tokens.states[take : take + 1, :n_real], tokens.real[take : take + 1, :n_real])
+        n_real = int(tokens.attention_mask[take].sum())
+        own = Tokens(tokens.states[take : take + 1, :n_real], tokens.attention_mask[take : take + 1, :n_real])
         alone = look("2b", own, context[take : take + 1], latents[take : take + 1], t=t)
         assert_close(batch[take : take + 1], alone, 1e-5)
 

@@ -216,14 +216,14 @@ def test_tries_have_the_known_shape(field: str, n_values: int, n_nodes: int, roo
     def count(trie: grammar.Trie) -> int:
         return 1 + sum(count(below) for below in trie.values() if below)  # without the final newlines
 
-    assert len(lexicon.given[field]) == n_values
+    assert len(lexicon.values[field]) == n_values
     assert count(lexicon.tries[field]) == n_nodes
     assert set(lexicon.tries[field]) == root
 
 
 def test_every_language_starts_with_a_token_of_its_own(lexicon: Lexicon) -> None:
     assert len(lexicon.tries["language"]) == len(LANGUAGES) == 51
-    assert lexicon.given["language"]["yue"] == (379, 361, 198)
+    assert lexicon.values["language"]["yue"] == (379, 361, 198)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from acestep_pack.acestep_core.checkpoints.vae_keys import fold_weight_norm, from_comfyui_keys
+from acestep_pack.acestep_core.checkpoints.vae_keys import (
+    WEIGHT_NORM_PARAMETRIZATION,
+    fold_weight_norm,
+    from_comfyui_keys,
+)
 from acestep_pack.acestep_core.models import vae
 from acestep_pack.acestep_core.models.vae import Vae, VaeConfig
 from golden_models import assert_close
@@ -169,7 +173,7 @@ def weight_normed(model: nn.Module) -> dict[str, Tensor]:
 
 
 def old_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    new_g, new_v = vae.WEIGHT_NORM_PARAMETRIZATION
+    new_g, new_v = WEIGHT_NORM_PARAMETRIZATION
     return {key.replace(new_g, "weight_g").replace(new_v, "weight_v"): t for key, t in state_dict.items()}
 
 

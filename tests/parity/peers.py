@@ -224,10 +224,10 @@ class Reader:
         self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
 
     def states(self, text: Ids) -> Tokens:
-        return Tokens(our_qwen3()(text.ids, torch.float32), text.real)
+        return Tokens(our_qwen3()(text.ids, torch.float32), text.attention_mask)
 
     def embeddings(self, text: Ids) -> Tokens:
-        return Tokens(our_qwen3().embed(text.ids, torch.float32), text.real)
+        return Tokens(our_qwen3().embed(text.ids, torch.float32), text.attention_mask)
 
 
 def diffusers_pipeline(size: str, silence: Tensor) -> AceStepPipeline:

@@ -24,9 +24,9 @@ def tokens(name: str, lengths: tuple[int, ...]) -> Tokens:
     return Tokens(z(name, len(lengths), longest, 48), torch.arange(longest) < torch.tensor(lengths)[:, None])
 
 
-def assert_real_tokens_close(ours: Tokens, states: Tensor, real: Tensor) -> None:
-    assert torch.equal(ours.real, real)
-    assert_close(ours.states[ours.real], states[real], ONE_PART)
+def assert_real_tokens_close(ours: Tokens, states: Tensor, attention_mask: Tensor) -> None:
+    assert torch.equal(ours.attention_mask, attention_mask)
+    assert_close(ours.states[ours.attention_mask], states[attention_mask], ONE_PART)
 
 
 @pytest.mark.parametrize("build", [model, peers.ours_on_comfyui_ops])
@@ -36,7 +36,9 @@ def test_packed_condition_of_a_padded_batch_equals_diffusers(size, owner, build)
     """On XL against diffusers with the learned token put in front of the timbre."""
     text, lyric = tokens("peer.text", (7, 5)), tokens("peer.lyric", (200, 301))
     reference, owner = z("peer.reference", len(owner), 260, 64), torch.tensor(owner)
-    theirs = peers.official_condition_encoder(size)(text.states, text.real, lyric.states, lyric.real, reference, owner)
+    theirs = peers.official_condition_encoder(size)(
+        text.states, text.attention_mask, lyric.states, lyric.attention_mask, reference, owner
+    )
     assert_real_tokens_close(build(size).encoder(text, lyric, reference, owner), *theirs)
 
 
@@ -60,22 +62,22 @@ def test_packed_condition_of_one_short_song_equals_comfyui(n_lyric):
     given = z("peer.reference", 1, WITHIN_REACH, 64), torch.tensor([0])
     theirs, _ = peers.comfyui_model("2b").encoder(text.states, None, lyric.states, None, *given)
     ours = model("2b").encoder(text, lyric, *given)
-    assert ours.real.all()
+    assert ours.attention_mask.all()
     assert_close(ours.states, theirs, ONE_PART)
 
 
 def test_real_tokens_stand_in_the_order_lyric_timbre_text_with_padding_last():
-    def numbered(first: int, real: list[list[int]]) -> Tokens:
-        mask = torch.tensor(real).bool()
+    def numbered(first: int, attention_mask: list[list[int]]) -> Tokens:
+        mask = torch.tensor(attention_mask).bool()
         return Tokens(first + torch.arange(mask.shape[1]).expand(mask.shape)[..., None].float(), mask)
 
     lyric = numbered(10, [[1, 1, 1], [1, 0, 0]])
     timbre = numbered(20, [[1, 0], [1, 1]])
     text = numbered(30, [[1, 1], [1, 0]])
     packed = pack(pack(lyric, timbre), text)
-    real = [states[mask, 0].tolist() for states, mask in zip(packed.states, packed.real, strict=True)]
-    assert real == [[10, 11, 12, 20, 30, 31], [10, 20, 21, 30]]
-    assert packed.real.int().tolist() == [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0]]
+    kept = [states[mask, 0].tolist() for states, mask in zip(packed.states, packed.attention_mask, strict=True)]
+    assert kept == [[10, 11, 12, 20, 30, 31], [10, 20, 21, 30]]
+    assert packed.attention_mask.int().tolist() == [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("null", [False, True])

@@ -79,7 +79,10 @@ def test_timbre_without_a_reference_is_that_of_750_silence_frames(n_frames, n_si
 
 def test_each_item_of_a_batch_gets_the_timbre_of_its_own_reference():
     """ComfyUI gives all of them to the first item."""
-    both = [Tokens(part.states.repeat(2, 1, 1), part.real.repeat(2, 1)) for part in (encoding().text, encoding().lyric)]
+    both = [
+        Tokens(part.states.repeat(2, 1, 1), part.attention_mask.repeat(2, 1))
+        for part in (encoding().text, encoding().lyric)
+    ]
     reference = z("peer.reference", 2, 260, 64)
     packed = model("2b").encoder(*both, reference, torch.arange(2))
     for item in range(2):
@@ -175,7 +178,7 @@ def test_caption_carries_the_instruction_of_its_task(task, codes, expected):
 
     def states(text: Ids) -> Tokens:
         read.append(tokenizer.decode(text.ids[0].tolist()))
-        return Tokens(torch.zeros(*text.ids.shape, 1), text.real)
+        return Tokens(torch.zeros(*text.ids.shape, 1), text.attention_mask)
 
     reader = SimpleNamespace(tokenizer=tokenizer, states=states, embeddings=lambda text: tokens("peer.lyric", 20))
     made = encode(reader, SongSpec(caption="a song"), codes, task or tasks.text2music(n_frames=250))

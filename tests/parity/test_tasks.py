@@ -184,9 +184,9 @@ def told(task: Task | None, codes: AudioCodes = NONE) -> list[str]:
     read = []
 
     def states(text: Ids) -> Tokens:
-        for ids, real in zip(text.ids, text.real, strict=True):
-            read.append(tokenizer.decode(ids[real].tolist()[:-1], skip_special_tokens=False))
-        return Tokens(torch.zeros(*text.ids.shape, 1), text.real)
+        for ids, attention_mask in zip(text.ids, text.attention_mask, strict=True):
+            read.append(tokenizer.decode(ids[attention_mask].tolist()[:-1], skip_special_tokens=False))
+        return Tokens(torch.zeros(*text.ids.shape, 1), text.attention_mask)
 
     reader = SimpleNamespace(tokenizer=tokenizer, states=states, embeddings=lambda text: tokens("peer.lyric"))
     encode(reader, SongSpec(caption="a song"), codes, task or text2music(n_frames=FRAMES))
