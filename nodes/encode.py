@@ -20,6 +20,7 @@ from .host.sockets import (
     TextEncoderSocket,
     latent,
 )
+from .host.widgets import unit
 
 
 class AceStepEncode(io.ComfyNode):
@@ -40,14 +41,12 @@ class AceStepEncode(io.ComfyNode):
                     tooltip="Audio codes to follow, one plan for each sequence. They also set the length, where no "
                     "task does.",
                 ),
-                io.Float.Input(
+                unit(
                     "codes_strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of the steps that follow the codes, 0 to 1. After it the model goes on by the text "
-                    "alone. Does nothing without codes or with a task; a cover has a strength of its own.",
+                    1.0,
+                    "Part of the steps that follow the codes, 0 to 1. After it the model goes on by "
+                    "the text alone. Does nothing without codes or with a task; a cover has a "
+                    "strength of its own.",
                     advanced=True,
                 ),
                 TaskSocket.Input(

@@ -14,6 +14,7 @@ from ..acestep_core.planner.prompts import think_fields
 from ..acestep_core.types import take_seeds
 from .host import progress
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
+from .host.widgets import unit
 from .song import known
 
 PLAN = f"{CATEGORY}/plan"
@@ -45,13 +46,10 @@ def _sampling_inputs():
             tooltip="How freely tokens are drawn. 0 always takes the likeliest.",
             advanced=True,
         ),
-        io.Float.Input(
+        unit(
             "top_p",
-            default=0.9,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Draw only from the likeliest tokens that make up this part of the probability. 0 and 1 are off.",
+            0.9,
+            "Draw only from the likeliest tokens that make up this part of the probability. 0 and 1 are off.",
             advanced=True,
         ),
         io.Int.Input(

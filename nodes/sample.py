@@ -19,6 +19,7 @@ from ..acestep_core.pipeline.wavelet import MODES, Dcw
 from .host import progress
 from .host.generate import generate
 from .host.sockets import CATEGORY, OptionsSocket, Prompt, SamplerOptions
+from .host.widgets import unit
 
 Number = TypeVar("Number", int, float)
 
@@ -42,22 +43,8 @@ class AceStepSamplerOptions(io.ComfyNode):
                     tooltip="How guidance is applied, on base and sft models: apg keeps it from distorting, adg turns "
                     "angles frame by frame, cfg is the plain formula.",
                 ),
-                io.Float.Input(
-                    "guidance_start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Lowest noise level with guidance. 0 is the finished song.",
-                ),
-                io.Float.Input(
-                    "guidance_end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Highest noise level with guidance. 1 is pure noise, the start of the run.",
-                ),
+                unit("guidance_start", 0.0, "Lowest noise level with guidance. 0 is the finished song."),
+                unit("guidance_end", 1.0, "Highest noise level with guidance. 1 is pure noise, the start of the run."),
                 io.Combo.Input(
                     "solver",
                     options=list(SOLVERS),
@@ -123,15 +110,12 @@ class AceStepSamplerOptions(io.ComfyNode):
                     " for turbo models: the double wavelet correction.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                unit(
                     "retake_variance",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    0.0,
+                    "How far each take turns towards that of the retake seed. 0 is off, 0.05 to 0.15 "
+                    "is subtle, 1 is the other take.",
                     optional=True,
-                    tooltip="How far each take turns towards that of the retake seed. 0 is off, 0.05 to 0.15 is subtle,"
-                    " 1 is the other take.",
                 ),
                 io.Int.Input(
                     "retake_seed",
@@ -171,26 +155,20 @@ class AceStepSamplerOptions(io.ComfyNode):
                     "what the sampler's conditioning says. Kept for older workflows: ACE-Step Morph does the same.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                unit(
                     "morph_start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    0.0,
+                    "Part of the steps that a morph leaves out, from the noisy end. Higher stays "
+                    "closer to the song. Needs morph_from.",
                     optional=True,
-                    tooltip="Part of the steps that a morph leaves out, from the noisy end. Higher stays closer to the "
-                    "song. Needs morph_from.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                unit(
                     "morph_end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    1.0,
+                    "Part of the steps after which the new words alone go on. Lower follows them "
+                    "more. Needs morph_from.",
                     optional=True,
-                    tooltip="Part of the steps after which the new words alone go on. Lower follows them more. Needs "
-                    "morph_from.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -259,22 +237,10 @@ class AceStepMorph(io.ComfyNode):
                     tooltip="From ACE-Step Encode Song: what the song in the sampler's latent is now. It turns into "
                     "what the sampler's conditioning says.",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of the steps to leave out, from the noisy end. Higher stays closer to the song.",
+                unit(
+                    "start", 0.0, "Part of the steps to leave out, from the noisy end. Higher stays closer to the song."
                 ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Part of the steps after which the new words alone go on. Lower follows them more.",
-                ),
+                unit("end", 1.0, "Part of the steps after which the new words alone go on. Lower follows them more."),
                 io.Int.Input(
                     "samples",
                     default=1,

@@ -18,6 +18,7 @@ from .host import progress
 from .host.lyric_scorer import score_takes
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket, latent_samples, latent_takes
 from .host.sockets import latent as made
+from .host.widgets import unit
 from .pictures.lyrics import lyrics_picture
 
 SCORE = f"{CATEGORY}/score"
@@ -176,14 +177,11 @@ class AceStepWeakLines(io.ComfyNode):
             search_aliases=["repair", "fix line", "lyric mask", "mumbling", "repaint lyrics"],
             inputs=[
                 ScoreSocket.Input("score", tooltip="From ACE-Step Score Lyrics, which finds when each line is sung."),
-                io.Float.Input(
+                unit(
                     "threshold",
-                    default=WEAK,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Lines with a confidence below this are weak, 0 to 1. The picture of ACE-Step Score "
-                    "Lyrics shows the confidence of each line.",
+                    WEAK,
+                    "Lines with a confidence below this are weak, 0 to 1. The picture of ACE-Step "
+                    "Score Lyrics shows the confidence of each line.",
                 ),
                 io.Int.Input(
                     "most",

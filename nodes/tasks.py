@@ -10,6 +10,7 @@ from ..acestep_core.pipeline.splice import regions
 from ..acestep_core.pipeline.tasks import complete, cover, extend, extract, lego, repaint, stitch
 from ..acestep_core.song.prompts import TRACKS
 from .host.sockets import CATEGORY, TaskSocket, frame_mask, latent_source
+from .host.widgets import unit
 
 TASKS = f"{CATEGORY}/tasks"
 # As the official interface's Remix tab sets them. Source: ace-step/ACE-Step-1.5, `acestep/ui` (main of 2026-06-26).
@@ -28,10 +29,6 @@ def _outputs():
 
 def _seconds(name: str, default: float, tooltip: str, maximum: float = MAX_DURATION_S):
     return io.Float.Input(name, default=default, min=0.0, max=maximum, step=0.1, tooltip=tooltip)
-
-
-def _unit(name: str, default: float, tooltip: str):
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
 def _track_inputs(chosen: tuple[str, ...], verb: str):
@@ -64,13 +61,13 @@ class AceStepCover(io.ComfyNode):
             search_aliases=["remix", "style transfer", "audio to audio"],
             inputs=[
                 _source_input(),
-                _unit(
+                unit(
                     "strength",
                     1.0,
                     "Part of the steps that follow the source, 0 to 1; the rest follow the text alone: "
                     "0.2 for another style, 1 for the same song.",
                 ),
-                _unit(
+                unit(
                     "noise_strength",
                     0.0,
                     "How much of the source's sound the run starts from, 0 to 1. 0 starts from pure noise.",
@@ -122,7 +119,7 @@ class AceStepRepaint(io.ComfyNode):
                     tooltip="How firmly the rest is kept while the region forms: conservative in every step, balanced "
                     "as strength says, aggressive not at all, so the rest may change.",
                 ),
-                _unit("strength", 0.5, "For balanced: 0 is conservative, 1 is almost aggressive."),
+                unit("strength", 0.5, "For balanced: 0 is conservative, 1 is almost aggressive."),
             ],
             outputs=_outputs(),
         )
