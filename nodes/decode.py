@@ -11,6 +11,7 @@ from ..acestep_core.pipeline.splice import can_splice, splice
 from ..acestep_core.pipeline.tasks import TEXT2MUSIC
 from .host.sockets import CATEGORY, TaskSocket, latent_canvases, latent_rows
 from .host.vae import decode
+from .host.widgets import number
 
 
 class AceStepDecode(io.ComfyNode):
@@ -39,22 +40,8 @@ class AceStepDecode(io.ComfyNode):
                     step=0.1,
                     tooltip="Level of the loudest sample in dBFS; 0 is full scale.",
                 ),
-                io.Float.Input(
-                    "fade_in",
-                    default=0.0,
-                    min=0.0,
-                    max=60.0,
-                    step=0.1,
-                    tooltip="Seconds to fade in at the start.",
-                ),
-                io.Float.Input(
-                    "fade_out",
-                    default=0.0,
-                    min=0.0,
-                    max=60.0,
-                    step=0.1,
-                    tooltip="Seconds to fade out at the end.",
-                ),
+                number("fade_in", 0.0, 60.0, "Seconds to fade in at the start."),
+                number("fade_out", 0.0, 60.0, "Seconds to fade out at the end."),
                 TaskSocket.Input(
                     "task",
                     optional=True,

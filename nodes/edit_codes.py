@@ -11,6 +11,7 @@ from ..acestep_core.constants import CODE_RATE, MAX_POSITION_S
 from ..acestep_core.song.bars import UNITS, in_seconds
 from ..acestep_core.types import AudioCodes
 from .host.sockets import CATEGORY, CodesSocket, SongSocket
+from .host.widgets import number
 
 OPERATIONS = ("slice", "join", "repeat", "replace", "crossfade")
 # What a field takes at most, in seconds or bars; the codes themselves set the limit that matters.
@@ -37,23 +38,19 @@ class AceStepEditCodes(io.ComfyNode):
                     "times in its place. replace puts the beginning of codes_2 in place of start to end. crossfade "
                     "goes over from codes into codes_2.",
                 ),
-                io.Float.Input(
+                number(
                     "start",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_POSITION_S,
-                    step=0.1,
-                    tooltip="Where the span begins, in seconds or bars from the start; 0 is the start. For slice, "
-                    "repeat and replace. The nearest code counts; there are five a second.",
+                    0.0,
+                    MAX_POSITION_S,
+                    "Where the span begins, in seconds or bars from the start; 0 is the start. For "
+                    "slice, repeat and replace. The nearest code counts; there are five a second.",
                 ),
-                io.Float.Input(
+                number(
                     "end",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_POSITION_S,
-                    step=0.1,
-                    tooltip="Where the span ends, in seconds or bars from the start. 0 is the end of the codes. For "
-                    "slice, repeat and replace.",
+                    0.0,
+                    MAX_POSITION_S,
+                    "Where the span ends, in seconds or bars from the start. 0 is the end of the "
+                    "codes. For slice, repeat and replace.",
                 ),
                 io.Int.Input(
                     "times",
@@ -62,14 +59,12 @@ class AceStepEditCodes(io.ComfyNode):
                     max=MAX_TIMES,
                     tooltip="How many times repeat plays the span; 1 changes nothing.",
                 ),
-                io.Float.Input(
+                number(
                     "overlap",
-                    default=2.0,
-                    min=0.0,
-                    max=MAX_POSITION_S,
-                    step=0.1,
-                    tooltip="How long crossfade lets both sound, in seconds or bars. The result is that much shorter "
-                    "than both together.",
+                    2.0,
+                    MAX_POSITION_S,
+                    "How long crossfade lets both sound, in seconds or bars. The result is that much "
+                    "shorter than both together.",
                 ),
                 io.Combo.Input(
                     "unit",

@@ -6,7 +6,7 @@ from time import perf_counter
 
 from comfy_api.v0_0_2 import io
 
-from ..acestep_core.constants import AUTO, LANGUAGES, MAX_SEED, MAX_TAKES
+from ..acestep_core.constants import AUTO, LANGUAGES, MAX_TAKES
 from ..acestep_core.planner.decode import LmSampling
 from ..acestep_core.planner.plan import Thinking, plan, rewrite, understand
 from ..acestep_core.planner.plan import idea as make
@@ -14,7 +14,8 @@ from ..acestep_core.planner.prompts import think_fields
 from ..acestep_core.types import take_seeds
 from .host import progress
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
-from .host.widgets import unit
+from .host.widgets import number, unit
+from .host.widgets import seed as seed_widget
 from .song import known
 
 PLAN = f"{CATEGORY}/plan"
@@ -25,25 +26,17 @@ def _planner_input():
 
 
 def _seed_input():
-    return io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=MAX_SEED,
-        control_after_generate=True,
-        tooltip="Another seed is another result. Where several plans are made, the next ones count up from it.",
-    )
+    return seed_widget("Another seed is another result. Where several plans are made, the next ones count up from it.")
 
 
 def _sampling_inputs():
     return [
-        io.Float.Input(
+        number(
             "temperature",
-            default=0.85,
-            min=0.0,
-            max=2.0,
+            0.85,
+            2.0,
+            "How freely tokens are drawn. 0 always takes the likeliest.",
             step=0.01,
-            tooltip="How freely tokens are drawn. 0 always takes the likeliest.",
             advanced=True,
         ),
         unit(
@@ -101,13 +94,12 @@ class AceStepPlan(io.ComfyNode):
                     "think_language", default=True, tooltip="Tell the language of the lyrics where it is on auto."
                 ),
                 *_sampling_inputs(),
-                io.Float.Input(
+                number(
                     "min_p",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
+                    0.0,
+                    1.0,
+                    "Draw no token less likely than this part of the likeliest one. 0 is off.",
                     step=0.001,
-                    tooltip="Draw no token less likely than this part of the likeliest one. 0 is off.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -119,13 +111,11 @@ class AceStepPlan(io.ComfyNode):
                     tooltip="Above 1 makes tokens that came already less likely. 1 is off.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                number(
                     "cfg_scale",
-                    default=2.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    tooltip="How strictly the codes follow the song. 1 and below is off, and faster.",
+                    2.0,
+                    10.0,
+                    "How strictly the codes follow the song. 1 and below is off, and faster.",
                     advanced=True,
                 ),
                 io.String.Input(

@@ -9,6 +9,7 @@ from ..acestep_core.constants import FRAME_RATE, MAX_POSITION_S, SAMPLE_RATE
 from ..acestep_core.pipeline.region import region
 from ..acestep_core.song.bars import UNITS, in_seconds
 from .host.sockets import CATEGORY, SongSocket, latent_samples, recording_of
+from .host.widgets import number
 from .pictures import lanes as picture
 
 # What a field takes at most, in seconds or bars; the latent itself sets the limit that matters.
@@ -26,23 +27,19 @@ class AceStepRegion(io.ComfyNode):
             search_aliases=["mask", "time range", "repaint region", "inpaint"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The song to mark a part of. Gives the mask its length."),
-                io.Float.Input(
+                number(
                     "start",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_POSITION_S,
+                    0.0,
+                    MAX_POSITION_S,
+                    "Where the region begins, in seconds or bars from the start of the song; bar 0 is the first.",
                     step=0.01,
-                    tooltip="Where the region begins, in seconds or bars from the start of the song; bar 0 is the "
-                    "first.",
                 ),
-                io.Float.Input(
+                number(
                     "end",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_POSITION_S,
+                    0.0,
+                    MAX_POSITION_S,
+                    "Where the region ends, in seconds or bars from the start of the song. 0 is the end of the latent.",
                     step=0.01,
-                    tooltip="Where the region ends, in seconds or bars from the start of the song. 0 is the end of "
-                    "the latent.",
                 ),
                 io.Combo.Input(
                     "unit",
@@ -51,13 +48,12 @@ class AceStepRegion(io.ComfyNode):
                     tooltip="What start and end count. Bars need a song; a bar is as many beats as its time signature "
                     "says, four on auto.",
                 ),
-                io.Float.Input(
+                number(
                     "feather",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_FEATHER_S,
+                    0.0,
+                    MAX_FEATHER_S,
+                    "Length in seconds of the ramps on both sides, outside of the region. 0 is a hard edge.",
                     step=0.01,
-                    tooltip="Length in seconds of the ramps on both sides, outside of the region. 0 is a hard edge.",
                 ),
                 io.Boolean.Input(
                     "invert",

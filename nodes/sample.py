@@ -19,7 +19,8 @@ from ..acestep_core.pipeline.wavelet import MODES, Dcw
 from .host import progress
 from .host.generate import generate
 from .host.sockets import CATEGORY, OptionsSocket, Prompt, SamplerOptions
-from .host.widgets import unit
+from .host.widgets import number, unit
+from .host.widgets import seed as seed_widget
 
 Number = TypeVar("Number", int, float)
 
@@ -66,40 +67,28 @@ class AceStepSamplerOptions(io.ComfyNode):
                     "the latents themselves (pix).",
                     advanced=True,
                 ),
-                io.Float.Input(
+                number(
                     "dcw_scale",
-                    default=0.05,
-                    min=0.0,
-                    max=0.5,
+                    0.05,
+                    0.5,
+                    "Strength of the wavelet correction; of its low band in double.",
                     step=0.005,
-                    tooltip="Strength of the wavelet correction; of its low band in double.",
                     advanced=True,
                 ),
-                io.Float.Input(
-                    "dcw_high_scale",
-                    default=0.02,
-                    min=0.0,
-                    max=0.5,
-                    step=0.005,
-                    tooltip="Strength of the high band in double.",
-                    advanced=True,
-                ),
-                io.Float.Input(
+                number("dcw_high_scale", 0.02, 0.5, "Strength of the high band in double.", step=0.005, advanced=True),
+                number(
                     "velocity_limit",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    tooltip="Largest velocity, as a multiple of the latents' size. 0 is off; 2 calms runaway steps.",
+                    0.0,
+                    10.0,
+                    "Largest velocity, as a multiple of the latents' size. 0 is off; 2 calms runaway steps.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                number(
                     "velocity_ema",
-                    default=0.0,
-                    min=0.0,
-                    max=0.99,
+                    0.0,
+                    0.99,
+                    "Part of the previous step's velocity that is kept, 0 to 0.99. 0 is off; 0.1 smooths.",
                     step=0.01,
-                    tooltip="Part of the previous step's velocity that is kept, 0 to 0.99. 0 is off; 0.1 smooths.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -280,14 +269,9 @@ class AceStepSample(io.ComfyNode):
                     tooltip="From ACE-Step Encode Song: gives the length. Frames outside its noise mask, if it has "
                     "one, are kept. For a morph, the song to begin from.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="Seed of the first take; the next takes count up from it. A take sounds the same alone or "
-                    "among others.",
+                seed_widget(
+                    "Seed of the first take; the next takes count up from it. A take sounds the same alone or "
+                    "among others."
                 ),
                 io.Int.Input(
                     "takes_per_plan",
@@ -303,23 +287,19 @@ class AceStepSample(io.ComfyNode):
                     max=MAX_STEPS,
                     tooltip="Sampling steps. 0 is auto: 8 on turbo models, 50 on sft and base.",
                 ),
-                io.Float.Input(
+                number(
                     "shift",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_SHIFT,
-                    step=0.1,
-                    tooltip="Above 1 spends more steps on structure, below on detail. 0 is auto: 3 on turbo, 1 on "
-                    "turbo-shift1, sft and base.",
+                    0.0,
+                    MAX_SHIFT,
+                    "Above 1 spends more steps on structure, below on detail. 0 is auto: 3 on turbo, "
+                    "1 on turbo-shift1, sft and base.",
                 ),
-                io.Float.Input(
+                number(
                     "guidance",
-                    default=0.0,
-                    min=0.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="How strictly sft and base models follow caption and lyrics. 0 is auto: 7 there, 1 (none) "
-                    "on turbo.",
+                    0.0,
+                    30.0,
+                    "How strictly sft and base models follow caption and lyrics. 0 is auto: 7 there, "
+                    "1 (none) on turbo.",
                 ),
                 io.String.Input(
                     "seeds",

@@ -18,7 +18,7 @@ from .host import progress
 from .host.lyric_scorer import score_takes
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket, latent_samples, latent_takes
 from .host.sockets import latent as made
-from .host.widgets import unit
+from .host.widgets import number, unit
 from .pictures.lyrics import lyrics_picture
 
 SCORE = f"{CATEGORY}/score"
@@ -190,13 +190,12 @@ class AceStepWeakLines(io.ComfyNode):
                     max=MAX_LINES,
                     tooltip="At most this many lines of each take, the worst ones. 0 marks all below the threshold.",
                 ),
-                io.Float.Input(
+                number(
                     "padding",
-                    default=0.25,
-                    min=0.0,
-                    max=MAX_PADDING_S,
+                    0.25,
+                    MAX_PADDING_S,
+                    "Seconds to mark before and after each weak line as well.",
                     step=0.05,
-                    tooltip="Seconds to mark before and after each weak line as well.",
                 ),
             ],
             outputs=[
@@ -247,8 +246,8 @@ def _candidates(latent: dict, score, more: dict) -> dict:
     Raises ValueError for one that lacks the other, or latents of different length.
     """
     candidates = {"latent": (latent, score)}
-    for number in range(2, N_CANDIDATES + 1):
-        names = (f"latent_{number}", f"score_{number}")
+    for position in range(2, N_CANDIDATES + 1):
+        names = (f"latent_{position}", f"score_{position}")
         pair = tuple(more.get(name) for name in names)
         if (pair[0] is None) != (pair[1] is None):
             connected, missing = names if pair[1] is None else reversed(names)

@@ -15,6 +15,7 @@ from ..acestep_core.constants import (
 )
 from ..acestep_core.types import SongSpec
 from .host.sockets import CATEGORY, SongSocket
+from .host.widgets import number
 
 SONG = f"{CATEGORY}/song"
 
@@ -72,14 +73,12 @@ class AceStepSong(io.ComfyNode):
                     default=AUTO,
                     tooltip="Beats in a bar: 4 for 4/4, 3 for a waltz, 6 for 6/8.",
                 ),
-                io.Float.Input(
+                number(
                     "duration",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_DURATION_S,
-                    step=0.1,
-                    tooltip="Length in seconds, 10 to 600. 0 is auto: as long as the codes, else 120 s. A task's "
-                    "source comes before it.",
+                    0.0,
+                    MAX_DURATION_S,
+                    "Length in seconds, 10 to 600. 0 is auto: as long as the codes, else 120 s. A "
+                    "task's source comes before it.",
                 ),
             ],
             outputs=[SongSocket.Output(display_name="song", tooltip="For ACE-Step Encode Song and the planner.")],

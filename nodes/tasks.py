@@ -10,7 +10,7 @@ from ..acestep_core.pipeline.splice import regions
 from ..acestep_core.pipeline.tasks import complete, cover, extend, extract, lego, repaint, stitch
 from ..acestep_core.song.prompts import TRACKS
 from .host.sockets import CATEGORY, TaskSocket, frame_mask, latent_source
-from .host.widgets import unit
+from .host.widgets import number, unit
 
 TASKS = f"{CATEGORY}/tasks"
 # As the official interface's Remix tab sets them. Source: ace-step/ACE-Step-1.5, `acestep/ui` (main of 2026-06-26).
@@ -28,7 +28,7 @@ def _outputs():
 
 
 def _seconds(name: str, default: float, tooltip: str, maximum: float = MAX_DURATION_S):
-    return io.Float.Input(name, default=default, min=0.0, max=maximum, step=0.1, tooltip=tooltip)
+    return number(name, default, maximum, tooltip)
 
 
 def _track_inputs(chosen: tuple[str, ...], verb: str):
