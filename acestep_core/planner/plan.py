@@ -22,6 +22,7 @@ from . import prompts
 from .decode import (
     FIRST_CODE_ID,
     MAX_CODES,
+    MAX_TEXT_TOKENS,
     LmSampling,
     OnToken,
     codes_bytes,
@@ -133,7 +134,8 @@ def plan(
     prompt = planner.ids(prompts.metadata_prompt(song))
     uncond = planner.ids(prompts.codes_prompt_without(negative))
     n_bytes = _plan_bytes(planner, song, thinking, prompt, uncond, len(seeds), sampling)
-    capture = _reserve(planner, n_bytes, on_token)
+    n_codes = _n_codes(song) or MAX_CODES
+    capture = _reserve(planner, n_bytes, on_token, n_codes if thinking.codes else MAX_TEXT_TOKENS)
     thought, blueprint = _think(planner, prompt, song, thinking, seeds[0], sampling, on_token)
     completed = _completed(song, thought, thinking)
     if not thinking.codes:
@@ -205,11 +207,11 @@ def _n_codes(song: SongSpec) -> int | None:
     return None if song.duration_s is None else int(song.duration_s * CODE_RATE)
 
 
-def _reserve(planner: Planner, n_bytes: int, on_token: OnToken | None) -> bool:
-    """Make the planner ready for a task, which then is at 0; tell whether a CUDA graph may read its weights."""
+def _reserve(planner: Planner, n_bytes: int, on_token: OnToken | None, n_tokens: int) -> bool:
+    """Make the planner ready for a task, which then is at 0 of n_tokens; tell whether a CUDA graph may be captured."""
     may_capture = planner.reserve(n_bytes)
     if on_token is not None:
-        on_token(0, 1)
+        on_token(0, n_tokens)
     return may_capture
 
 
@@ -274,7 +276,7 @@ def _whole_song(
     planner: Planner, prompt: str, fixed: SongSpec, seed: int, sampling: LmSampling, on_token: OnToken | None
 ) -> SongSpec:
     ids = planner.ids(prompt)
-    _reserve(planner, text_bytes(planner.model.config, ids, planner.dtype.itemsize), on_token)
+    _reserve(planner, text_bytes(planner.model.config, ids, planner.dtype.itemsize), on_token, MAX_TEXT_TOKENS)
     grammar = song_grammar(planner.lexicon, fixed, planner.max_lyric_tokens)
     text = planner.write(ids, grammar, seed, sampling, on_token)
     return replace(prompts.parse_think(text), lyrics=prompts.parse_lyrics(text))
