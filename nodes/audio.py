@@ -1,4 +1,4 @@
-"""Sound on its way in: recordings to latents, latents to codes and back, and recordings to sound like."""
+"""Audio input: recordings to latents, latents to codes and back, and reference recordings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AceStepEncodeAudio(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output(tooltip="25 frames a second, the last filled up with zeros; remembers the recording.")
+                io.Latent.Output(tooltip="25 frames a second, the last padded with zeros; also carries the recording.")
             ],
         )
 
@@ -84,20 +84,17 @@ class AceStepDetokenize(io.ComfyNode):
             node_id="AceStepDetokenize",
             display_name="ACE-Step Detokenize",
             category=CODES,
-            description="Writes audio codes out as the coarse latents that the music model follows.",
+            description="Turns audio codes into the coarse latents that the music model follows.",
             search_aliases=["codes to latent", "hints", "25hz hints"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ACE-Step Model; its audio detokenizer is used."),
                 CodesSocket.Input("codes", tooltip="Any audio codes; each sequence becomes an item of the latent."),
             ],
-            outputs=[
-                io.Latent.Output(tooltip="25 frames a second; shorter sequences go on with silence up to the longest.")
-            ],
+            outputs=[io.Latent.Output(tooltip="25 frames a second; shorter sequences are padded with silence.")],
         )
 
     @classmethod
     def execute(cls, model, codes):
-
         n_codes = max(map(len, codes.sequences), default=0)
         if not n_codes:
             raise ValueError('there are no audio codes; connect some, or turn on "think_codes" where they are planned')
@@ -120,18 +117,18 @@ class AceStepReference(io.ComfyNode):
             node_id="AceStepReference",
             display_name="ACE-Step Reference",
             category=AUDIO,
-            description="Takes 30 s of each recording whose voice, instruments and mix a song should sound like.",
+            description="Takes 30 s of each recording whose voice, instruments and mix a song should imitate.",
             search_aliases=["timbre", "reference audio", "style audio"],
             inputs=[
                 io.Vae.Input("vae", tooltip="From Load ACE-Step VAE, or core's own loader."),
                 io.Audio.Input(
                     "audio",
-                    tooltip="What to sound like: any sample rate, mono or stereo. Each item of a batch is a recording.",
+                    tooltip="The recording to imitate: any sample rate, mono or stereo. Each item of a batch is one.",
                 ),
                 ReferenceSocket.Input(
                     "reference",
                     optional=True,
-                    tooltip="More recordings to sound like, kept beside this one.",
+                    tooltip="More recordings to imitate; all of them are used.",
                 ),
             ],
             outputs=[ReferenceSocket.Output(display_name="reference", tooltip="For ACE-Step Encode Song.")],
@@ -149,14 +146,14 @@ class AceStepReference(io.ComfyNode):
 
 
 def _recording(audio, name: str = "this audio"):
-    """Return the waveform [B, 2, S] at 48 kHz of core's AUDIO, which a silent film has not."""
+    """Return the waveform [B, 2, S] at 48 kHz of core's AUDIO, which is None for a video without sound."""
     if audio is None:
         raise ValueError(f"{name} is missing: the film it should come from has no sound; connect a recording")
     return recording(audio["waveform"], audio["sample_rate"], name)
 
 
 def _ready(patcher):
-    """Return our model behind a MODEL socket, resident with room to code GROUPS_AT_ONCE groups, and its device."""
+    """Load our model behind a MODEL socket with room for GROUPS_AT_ONCE groups of frames; return it and its device."""
     model = require_ours(patcher)
     shape = model.diffusion_model.config.encoder
     per_token = RESIDUAL_COPIES * shape.width + MLP_COPIES * shape.mlp_width

@@ -25,7 +25,7 @@ class AceStepCodesText(io.ComfyNode):
             category=CODES,
             description="Writes audio codes as text, to copy or to look at.",
             inputs=[CodesSocket.Input("codes", tooltip="Any audio codes.")],
-            outputs=[io.String.Output(display_name="text", tooltip="<|audio_code_N|>…, plans apart by an empty line.")],
+            outputs=[io.String.Output(display_name="text", tooltip="<|audio_code_N|>…, an empty line between plans.")],
         )
 
     @classmethod
@@ -64,7 +64,7 @@ class AceStepSaveCodes(io.ComfyNode):
             node_id="AceStepSaveCodes",
             display_name="ACE-Step Save Codes",
             category=CODES,
-            description="Keeps audio codes in a file in ComfyUI's output folder.",
+            description="Saves audio codes in a file in ComfyUI's output folder.",
             inputs=[
                 CodesSocket.Input("codes", tooltip="Any audio codes."),
                 io.String.Input(
@@ -79,7 +79,6 @@ class AceStepSaveCodes(io.ComfyNode):
 
     @classmethod
     def execute(cls, codes, filename_prefix):
-
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
@@ -96,7 +95,7 @@ class AceStepLoadCodes(io.ComfyNode):
             node_id="AceStepLoadCodes",
             display_name="ACE-Step Load Codes",
             category=CODES,
-            description="Brings saved audio codes back.",
+            description="Loads saved audio codes.",
             inputs=[
                 io.Combo.Input(
                     "file",
@@ -126,13 +125,13 @@ def _roots() -> tuple[Path, Path]:
 
 
 def _saved() -> list[str]:
-    """Return the codes files on offer: those in the input folder, and those under `codes/` where ours are saved.
+    """Return the codes files to choose from: in the input folder, and under `codes/` in the output folder.
 
-    The whole output folder may hold years of work; walking it would slow down every page load.
+    The rest of the output folder may hold years of work; listing it would slow down every page load.
     """
     inputs, outputs = _roots()
-    found = [*inputs.glob(f"*{SUFFIX}"), *(outputs / SAVED_FOLDER).rglob(f"*{SUFFIX}")]
-    return sorted(path.relative_to(inputs if path.parent == inputs else outputs).as_posix() for path in found)
+    paths = [*inputs.glob(f"*{SUFFIX}"), *(outputs / SAVED_FOLDER).rglob(f"*{SUFFIX}")]
+    return sorted(path.relative_to(inputs if path.parent == inputs else outputs).as_posix() for path in paths)
 
 
 def _path(name: str) -> Path:

@@ -11,7 +11,7 @@ from ..acestep_core.checkpoints import catalogue, download
 from .host import progress
 
 LIST = "list"
-# ComfyUI still registers its folders of old, `unet` even before `diffusion_models`; nobody looks there.
+# ComfyUI still registers its old folder names, `unet` even before `diffusion_models`; nobody looks there.
 LEGACY_FOLDERS = ("unet", "clip")
 
 
@@ -29,10 +29,9 @@ class AceStepDownload(io.ComfyNode):
                     "what",
                     options=[*catalogue.SETS, LIST, *(c.name for c in catalogue.CHECKPOINTS)],
                     default="turbo set",
-                    tooltip="What to download when you press Run. 'turbo set' (6.3 GB) is all a first song "
-                    "needs: the turbo model, its text encoder and the VAE. 'list' downloads nothing and "
-                    "shows every published model with its size in GB. What is already complete is not "
-                    "downloaded again.",
+                    tooltip="What to download when you press Run. 'turbo set' (6.3 GB) is all you need for a first "
+                    "song: the turbo model, its text encoder and the VAE. 'list' downloads nothing and shows every "
+                    "published model with its size. Complete files are not downloaded again.",
                 ),
             ],
             outputs=[
@@ -50,12 +49,12 @@ class AceStepDownload(io.ComfyNode):
         if what == LIST:
             lines = [_list_line(checkpoint) for checkpoint in catalogue.CHECKPOINTS]
         else:
-            lines = [line for checkpoint in catalogue.choose(what) for line in _bring(checkpoint)]
+            lines = [line for checkpoint in catalogue.choose(what) for line in _download(checkpoint)]
         report = "\n".join(lines)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
 
 
-def _bring(checkpoint: catalogue.Checkpoint) -> list[str]:
+def _download(checkpoint: catalogue.Checkpoint) -> list[str]:
     """Make sure the checkpoint is in one of ComfyUI's folders; return a report line per file."""
     present = [path for path in _folders(checkpoint) if download.is_present(checkpoint, path)]
     folder_dir = present[0] if present else _folders(checkpoint)[0]

@@ -14,7 +14,6 @@ from .host.sockets import CATEGORY, CodesSocket, SongSocket
 from .host.widgets import number
 
 OPERATIONS = ("slice", "join", "repeat", "replace", "crossfade")
-# What a field takes at most, in seconds or bars; the codes themselves set the limit that matters.
 MAX_TIMES = 100
 
 
@@ -25,25 +24,25 @@ class AceStepEditCodes(io.ComfyNode):
             node_id="AceStepEditCodes",
             display_name="ACE-Step Edit Codes",
             category=f"{CATEGORY}/codes",
-            description="Cuts, joins, repeats, replaces or blends audio codes, and so rearranges a plan before it is "
-            "sung.",
+            description="Cuts, joins, repeats, replaces or blends audio codes, to rearrange a plan before it becomes "
+            "music.",
             search_aliases=["slice codes", "loop", "splice plan", "arrange"],
             inputs=[
-                CodesSocket.Input("codes", tooltip="The codes to edit; every plan is edited alike."),
+                CodesSocket.Input("codes", tooltip="The codes to edit; every plan gets the same edit."),
                 io.Combo.Input(
                     "operation",
                     options=list(OPERATIONS),
                     default="slice",
-                    tooltip="slice keeps start to end. join puts codes_2 behind. repeat plays start to end several "
-                    "times in its place. replace puts the beginning of codes_2 in place of start to end. crossfade "
-                    "goes over from codes into codes_2.",
+                    tooltip="slice keeps only start to end. join appends codes_2. repeat plays start to end several "
+                    "times. replace puts the beginning of codes_2 in place of start to end. crossfade blends from "
+                    "codes into codes_2.",
                 ),
                 number(
                     "start",
                     0.0,
                     MAX_POSITION_S,
                     "Where the span begins, in seconds or bars from the start; 0 is the start. For "
-                    "slice, repeat and replace. The nearest code counts; there are five a second.",
+                    "slice, repeat and replace. Rounded to the nearest code; there are five a second.",
                 ),
                 number(
                     "end",
@@ -63,21 +62,21 @@ class AceStepEditCodes(io.ComfyNode):
                     "overlap",
                     2.0,
                     MAX_POSITION_S,
-                    "How long crossfade lets both sound, in seconds or bars. The result is that much "
+                    "For how long crossfade blends both, in seconds or bars. The result is that much "
                     "shorter than both together.",
                 ),
                 io.Combo.Input(
                     "unit",
                     options=list(UNITS),
                     default="seconds",
-                    tooltip="What start, end and overlap count. Bars need a song; a bar is as many beats as its time "
+                    tooltip="Unit of start, end and overlap. Bars need a song; a bar has as many beats as its time "
                     "signature says, four on auto.",
                 ),
                 CodesSocket.Input(
                     "codes_2",
                     optional=True,
                     tooltip="The second codes, for join, replace and crossfade: as many plans as codes has, or a "
-                    "single one for all.",
+                    "single plan for all of them.",
                 ),
                 SongSocket.Input("song", optional=True, tooltip="Gives tempo and time signature where unit is bars."),
             ],
@@ -102,7 +101,7 @@ class AceStepEditCodes(io.ComfyNode):
 
 
 def _summary(before, after) -> str:
-    """Return how long codes were and have become, a line for each plan."""
+    """Return the lengths before and after, a line for each plan."""
     lines = [
         f"{len(old) / CODE_RATE:g} s → {len(new) / CODE_RATE:g} s, {len(new)} codes"
         for old, new in zip(cycle(before.sequences), after.sequences, strict=False)

@@ -1,4 +1,4 @@
-"""The dice: a finished song from the library, to hear the model at once or to learn how one is written."""
+"""A finished song from the library: to hear the model right away, or to see how a good one is written."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class AceStepExampleSong(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="Which song. The same seed gives the same song; randomize rolls the dice, increment goes "
-                    "through them in turn.",
+                    tooltip="Picks the song. The same seed gives the same song; randomize picks one at random, "
+                    "increment goes through them in turn.",
                 ),
             ],
             outputs=[SongSocket.Output(display_name="song", tooltip="For ACE-Step Encode Song and the planner.")],

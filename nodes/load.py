@@ -40,22 +40,21 @@ class AceStepLoadModel(io.ComfyNode):
                     "variant",
                     options=list(VARIANTS),
                     default="auto",
-                    tooltip="Which training the weights had. It decides what auto means for steps, shift and guidance."
-                    " auto reads it from the model's configuration or its name.",
+                    tooltip="How the weights were trained. This sets what auto means for steps, shift and guidance. "
+                    "auto reads it from the model's configuration or file name.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="Number format the weights are kept in. auto suits the file and the card; fp8 halves the "
-                    "memory of bf16 at a small loss.",
+                    tooltip="Number format of the weights. auto suits the file and the card; fp8 needs half the memory "
+                    "of bf16, at a small loss of quality.",
                     advanced=True,
                 ),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Only for model files that come without their silence latent: silence is then encoded with"
-                    " this VAE.",
+                    tooltip="Used only for model files without a silence latent: this VAE then encodes one.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The music model; works with our sampler and with core's.")],
@@ -83,7 +82,7 @@ class AceStepLoadTextEncoder(io.ComfyNode):
                     "text_encoder",
                     options=_options(TEXT_ENCODER_FOLDERS),
                     tooltip="A file or folder in models/text_encoders, or an all-in-one file in models/checkpoints. "
-                    "Not the planner, which lies there too.",
+                    "Not the planner, which is in the same folder.",
                 )
             ],
             outputs=[TextEncoderSocket.Output(display_name="text_encoder", tooltip="For ACE-Step Encode Song.")],

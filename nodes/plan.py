@@ -26,7 +26,7 @@ def _planner_input():
 
 
 def _seed_input():
-    return seed_widget("Another seed is another result. Where several plans are made, the next ones count up from it.")
+    return seed_widget("Random seed. Each further plan uses the next number.")
 
 
 def _sampling_inputs():
@@ -35,14 +35,14 @@ def _sampling_inputs():
             "temperature",
             0.85,
             2.0,
-            "How freely tokens are drawn. 0 always takes the likeliest.",
+            "Randomness of the tokens. 0 always takes the likeliest.",
             step=0.01,
             advanced=True,
         ),
         unit(
             "top_p",
             0.9,
-            "Draw only from the likeliest tokens that make up this part of the probability. 0 and 1 are off.",
+            "Choose only among the likeliest tokens whose probabilities add up to this share. 0 and 1 are off.",
             advanced=True,
         ),
         io.Int.Input(
@@ -50,7 +50,7 @@ def _sampling_inputs():
             default=0,
             min=0,
             max=1000,
-            tooltip="Draw only from so many of the likeliest tokens. 0 is off.",
+            tooltip="Choose only among this many of the likeliest tokens. 0 is off.",
             advanced=True,
         ),
     ]
@@ -68,7 +68,9 @@ class AceStepPlan(io.ComfyNode):
             inputs=[
                 _planner_input(),
                 SongSocket.Input(
-                    "song", tooltip="What to plan. What it tells stays, but for the caption where think_caption is on."
+                    "song",
+                    tooltip="The song to plan. Fields you filled in stay; only the caption is rewritten when "
+                    "think_caption is on.",
                 ),
                 _seed_input(),
                 io.Int.Input(
@@ -82,23 +84,24 @@ class AceStepPlan(io.ComfyNode):
                 io.Boolean.Input(
                     "think_codes",
                     default=True,
-                    tooltip="Sketch the music in audio codes, five a second. Off leaves that to the music model.",
+                    tooltip="Sketch the music in audio codes, five a second. When off, the music model works without a "
+                    "sketch.",
                 ),
                 io.Boolean.Input(
                     "think_metadata",
                     default=True,
-                    tooltip="Find tempo, key, time signature and length where the song leaves them on auto.",
+                    tooltip="Choose tempo, key, time signature and length where they are on auto.",
                 ),
-                io.Boolean.Input("think_caption", default=True, tooltip="Write the caption out in more detail."),
+                io.Boolean.Input("think_caption", default=True, tooltip="Rewrite the caption in more detail."),
                 io.Boolean.Input(
-                    "think_language", default=True, tooltip="Tell the language of the lyrics where it is on auto."
+                    "think_language", default=True, tooltip="Detect the language of the lyrics where it is on auto."
                 ),
                 *_sampling_inputs(),
                 number(
                     "min_p",
                     0.0,
                     1.0,
-                    "Draw no token less likely than this part of the likeliest one. 0 is off.",
+                    "Leave out tokens whose probability is below this share of the likeliest one's. 0 is off.",
                     step=0.001,
                     advanced=True,
                 ),
@@ -108,14 +111,14 @@ class AceStepPlan(io.ComfyNode):
                     min=0.5,
                     max=2.0,
                     step=0.01,
-                    tooltip="Above 1 makes tokens that came already less likely. 1 is off.",
+                    tooltip="Above 1 makes tokens that have already appeared less likely. 1 is off.",
                     advanced=True,
                 ),
                 number(
                     "cfg_scale",
                     2.0,
                     10.0,
-                    "How strictly the codes follow the song. 1 and below is off, and faster.",
+                    "How strictly the codes follow the song. 1 or less is off, and faster.",
                     advanced=True,
                 ),
                 io.String.Input(
@@ -128,7 +131,7 @@ class AceStepPlan(io.ComfyNode):
             outputs=[
                 SongSocket.Output(display_name="song", tooltip="The completed song."),
                 CodesSocket.Output(display_name="codes", tooltip="One sequence a plan; empty when codes are off."),
-                io.String.Output(display_name="blueprint", tooltip="The planner's thoughts, as it wrote them."),
+                io.String.Output(display_name="blueprint", tooltip="The planner's thoughts as text."),
             ],
         )
 
@@ -205,7 +208,7 @@ class AceStepFormat(io.ComfyNode):
             node_id="AceStepFormat",
             display_name="ACE-Step Format",
             category=PLAN,
-            description="Writes caption and lyrics out in the form the model knows best. Fields you gave stay.",
+            description="Rewrites caption and lyrics in the form that suits the model best. Fields you filled in stay.",
             search_aliases=["rewrite", "enhance prompt"],
             inputs=[
                 _planner_input(),
@@ -236,8 +239,8 @@ class AceStepUnderstand(io.ComfyNode):
                 _planner_input(),
                 CodesSocket.Input(
                     "codes",
-                    tooltip="Audio codes, such as a recording's from ACE-Step Tokenize; of several plans the first is "
-                    "described.",
+                    tooltip="Audio codes, such as those of a recording, from ACE-Step Tokenize. If there are several "
+                    "plans, the first is described.",
                 ),
                 _seed_input(),
                 *_sampling_inputs(),
@@ -254,9 +257,9 @@ class AceStepUnderstand(io.ComfyNode):
 
 
 class Pace:
-    """Shows a planner's progress, and says in the end how fast it was.
+    """Shows a planner's progress, and how fast it was.
 
-    A plan has two parts, thoughts and codes, and each counts from 0: the pace is that of the last.
+    A plan has two parts, thoughts and codes, which both count from 0; the pace is that of the last part.
     """
 
     def __init__(self) -> None:
@@ -273,22 +276,22 @@ class Pace:
         self._show(n_done, n_all)
 
     def line(self, unit: str, n_made: int | None = None) -> str:
-        """Return "600 codes in 11.9 s, 50 per second"; nothing when nothing was made. n_made: all takes together."""
+        """Return "600 codes in 11.9 s, 50 per second"; empty if there were none. n_made: of all plans together."""
         n_made, seconds = self._n_done if n_made is None else n_made, perf_counter() - self._start
         return f"{n_made} {unit} in {seconds:.1f} s, {n_made / seconds:.0f} per second" if n_made else ""
 
 
 def _words(temperature: float, top_p: float, top_k: int):
-    """Return how to draw words."""
+    """Return the sampling settings for text, which has no guidance."""
     return LmSampling(temperature, top_k, top_p, cfg_scale=1.0)
 
 
 def _shown(song, pace: Pace) -> io.NodeOutput:
-    """Return a song; on the node its fields and words, and how fast they came."""
+    """Return a song; the node shows its fields, its lyrics and the pace."""
     fields = "\n".join(f"{name}: {value}" for name, value in think_fields(song).items())
     return io.NodeOutput(song, ui={"text": (_paragraphs(fields, song.lyrics, pace.line("tokens")),)})
 
 
 def _paragraphs(*parts: str) -> str:
-    """Return those parts that say something, with a blank line between them."""
+    """Return the parts that are not empty, with a blank line between them."""
     return "\n\n".join(filter(None, parts))

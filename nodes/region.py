@@ -1,4 +1,4 @@
-"""Which part of a song to make anew: a mask in seconds or bars, and what it looks like."""
+"""Which part of a song to generate again: a mask in seconds or bars, and its picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from .host.sockets import CATEGORY, SongSocket, latent_samples, recording_of
 from .host.widgets import number
 from .pictures import lanes as picture
 
-# What a field takes at most, in seconds or bars; the latent itself sets the limit that matters.
 MAX_FEATHER_S = 60.0
 
 
@@ -26,7 +25,7 @@ class AceStepRegion(io.ComfyNode):
             description="Marks a part of a song, in seconds or bars, as a mask, and shows it over the waveform.",
             search_aliases=["mask", "time range", "repaint region", "inpaint"],
             inputs=[
-                io.Latent.Input("latent", tooltip="The song to mark a part of. Gives the mask its length."),
+                io.Latent.Input("latent", tooltip="The song to mark a part of. It sets the length of the mask."),
                 number(
                     "start",
                     0.0,
@@ -45,34 +44,33 @@ class AceStepRegion(io.ComfyNode):
                     "unit",
                     options=list(UNITS),
                     default="seconds",
-                    tooltip="What start and end count. Bars need a song; a bar is as many beats as its time signature "
+                    tooltip="Unit of start and end. Bars need a song; a bar has as many beats as its time signature "
                     "says, four on auto.",
                 ),
                 number(
                     "feather",
                     0.0,
                     MAX_FEATHER_S,
-                    "Length in seconds of the ramps on both sides, outside of the region. 0 is a hard edge.",
+                    "Length in seconds of the fades on both sides, outside the region. 0 is a hard edge.",
                     step=0.01,
                 ),
                 io.Boolean.Input(
                     "invert",
                     default=False,
-                    tooltip="Mark everything but the region: it is kept and the rest is made anew.",
+                    tooltip="Keep the region and generate the rest again.",
                 ),
                 SongSocket.Input("song", optional=True, tooltip="Gives tempo and time signature where unit is bars."),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="Sound of the latent, only to be drawn in the picture. Not needed where the latent was "
-                    "encoded from a recording.",
+                    tooltip="Sound of the latent, used only to draw the picture. Not needed if the latent was encoded "
+                    "from a recording.",
                 ),
             ],
             outputs=[
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="1 where to generate, 0 where to keep, 25 values a second; for the tasks and for core's "
-                    "mask nodes.",
+                    tooltip="25 values a second: 1 generates, 0 keeps. For the tasks and for core's mask nodes.",
                 )
             ],
         )
@@ -82,16 +80,15 @@ class AceStepRegion(io.ComfyNode):
         n_frames = latent_samples(latent).shape[1]
         mask = region(n_frames, in_seconds(start, unit, song), in_seconds(end, unit, song), feather, invert)
         duration_s = n_frames / FRAME_RATE
-        lane = picture.wave_lane(*_heard(latent, audio), mask[0], duration_s)
+        lane = picture.wave_lane(*_waveform(latent, audio), mask[0], duration_s)
         return io.NodeOutput(mask[:, None], ui=ui.PreviewImage(picture.draw([lane], duration_s)))
 
 
-def _heard(latent: dict, audio: dict | None):
-    """Return a waveform [channels, S] of the first take and its rate, the best there is.
+def _waveform(latent: dict, audio: dict | None):
+    """Return a waveform [channels, S] of the first take, and its rate, for the picture.
 
-    That is the audio, else the recording the latent was encoded from, else how large each frame is.
+    That is the audio, else the recording the latent was encoded from, else the magnitude of each frame.
     """
-
     if audio is not None and audio["waveform"].numel():
         return audio["waveform"][0], audio["sample_rate"]
     recording = recording_of(latent)

@@ -1,4 +1,4 @@
-"""Takes as files: the sound, and beside it all that makes it again."""
+"""Takes as files: the audio, and beside it everything needed to make it again."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class AceStepSave(io.ComfyNode):
             node_id="AceStepSave",
             display_name="ACE-Step Save",
             category=f"{CATEGORY}/save",
-            description="Saves each take as an audio file, with everything that makes it again beside it.",
+            description="Saves each take as an audio file, with everything needed to make it again beside it.",
             search_aliases=["save audio", "export audio", "wav", "flac", "mp3", "opus"],
             inputs=[
-                io.Audio.Input("audio", tooltip="From ACE-Step Decode, or any audio: one file an item."),
+                io.Audio.Input("audio", tooltip="From ACE-Step Decode, or any audio. Each item becomes a file."),
                 io.String.Input(
                     "filename_prefix",
                     default="audio/acestep",
@@ -41,14 +41,14 @@ class AceStepSave(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="flac",
-                    tooltip="flac (24-bit) and wav lose nothing you can hear; wav 32-bit float keeps what is above "
-                    "full scale. mp3 and opus are smaller.",
+                    tooltip="flac (24-bit) and wav have no audible loss; wav 32-bit float keeps peaks above full "
+                    "scale. mp3 and opus are smaller.",
                 ),
                 SongSocket.Input("song", optional=True, tooltip="The song, for the JSON file beside the audio."),
                 CodesSocket.Input(
                     "codes",
                     optional=True,
-                    tooltip="The codes the takes were sung from, to keep in a file beside each.",
+                    tooltip="The audio codes the takes were made from, saved in a file beside each.",
                 ),
                 io.Latent.Input(
                     "latent",
@@ -59,17 +59,17 @@ class AceStepSave(io.ComfyNode):
                     "lrc",
                     optional=True,
                     force_input=True,
-                    tooltip="Timed lyrics in LRC, to keep in a file beside the audio.",
+                    tooltip="Timed lyrics as LRC text, saved in a file beside the audio.",
                 ),
                 ScoreSocket.Input(
                     "score",
                     optional=True,
-                    tooltip="How good the takes are: goes into the JSON, and each take's own timed lyrics into LRC and "
-                    "SRT files beside it. Text in lrc comes before them.",
+                    tooltip="Scores of the takes, for the JSON. If lrc is empty, each take's own timed lyrics are "
+                    "saved as LRC and SRT files.",
                 ),
             ],
             outputs=[
-                io.Audio.Output(display_name="audio", tooltip="The audio as it came in."),
+                io.Audio.Output(display_name="audio", tooltip="The unchanged audio."),
                 io.String.Output(display_name="file", tooltip="The first audio file, under the output folder."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -108,20 +108,19 @@ class AceStepSave(io.ComfyNode):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of a run go: folder, and under ComfyUI's output folder subfolder; their name and number."""
+    """Where the files of a run go."""
 
     folder: Path
-    subfolder: str
+    subfolder: str  # the same folder, relative to ComfyUI's output folder
     name: str
-    first_number: int
+    first_number: int  # later files count up from it
 
 
 def _place(filename_prefix: str) -> Place:
-    """Return where a prefix leads, the folder made.
+    """Create the folder of a prefix and return where the files go.
 
-    Raises ValueError for a prefix that leads out of the output folder, or to where no folder can be made.
+    Raises ValueError for a prefix that leads out of the output folder, or where no folder can be created.
     """
-
     prefix, root = clean_prefix(filename_prefix), folder_paths.get_output_directory()
     if not folder_paths.is_within_directory(root, os.path.join(root, prefix)):
         raise ValueError(f'filename_prefix "{filename_prefix}" leads out of ComfyUI\'s output folder, through a link')
@@ -149,7 +148,7 @@ def _takes(latent: dict | None, n_items: int) -> Sequence[Take | None]:
 
 
 def _made_from(hidden: io.HiddenHolder | None) -> dict[str, Any]:
-    """Return the prompt, and what the canvas sent with it (the workflow), unless the user wants none of it kept."""
+    """Return the prompt and what the canvas sent with it (the workflow); nothing under --disable-metadata."""
     if hidden is None or args.disable_metadata:
         return {}
     sent = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}

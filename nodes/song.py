@@ -48,14 +48,14 @@ class AceStepSong(io.ComfyNode):
                 io.Boolean.Input(
                     "instrumental",
                     default=False,
-                    tooltip="No voice: the lyrics are ignored and the model is told so.",
+                    tooltip="No voice: the lyrics are ignored and the model gets [Instrumental] instead.",
                 ),
                 io.Combo.Input(
                     "language",
                     options=[AUTO, *LANGUAGES],
                     default=AUTO,
                     tooltip="Language of the lyrics, as a code such as en, es or ja. auto leaves it open; a planner "
-                    "may find it.",
+                    "may fill it in.",
                 ),
                 io.Int.Input(
                     "bpm",
@@ -77,8 +77,8 @@ class AceStepSong(io.ComfyNode):
                     "duration",
                     0.0,
                     MAX_DURATION_S,
-                    "Length in seconds, 10 to 600. 0 is auto: as long as the codes, else 120 s. A "
-                    "task's source comes before it.",
+                    "Length in seconds, 10 to 600. 0 is auto: as long as the codes, or 120 s without "
+                    "codes. A task takes its length from its source instead.",
                 ),
             ],
             outputs=[SongSocket.Output(display_name="song", tooltip="For ACE-Step Encode Song and the planner.")],
@@ -106,7 +106,7 @@ class AceStepSongInfo(io.ComfyNode):
             node_id="AceStepSongInfo",
             display_name="ACE-Step Song Info",
             category=SONG,
-            description="Takes a song apart into plain values. What is auto comes out as 0 or an empty text.",
+            description="Takes a song apart into plain values. A field on auto comes out as 0 or empty.",
             inputs=[SongSocket.Input("song", tooltip="Any song.")],
             outputs=[
                 io.String.Output(display_name="caption", tooltip="How it sounds."),
@@ -133,5 +133,5 @@ class AceStepSongInfo(io.ComfyNode):
 
 
 def known(choice: str) -> str | None:
-    """Return what a combo says, None where it says auto."""
+    """Return the choice of a combo, None for auto."""
     return None if choice == AUTO else choice

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ..constants import SAMPLE_RATE
 
-# A peak this low is silence, not music to be made louder.
+# A peak below this is silence, which is not made louder.
 SILENT_PEAK = 1e-6
 
 
 def normalize_peak(audio: Tensor, peak_dbfs: float) -> Tensor:
-    """Return each item scaled, up or down, so that its peak is peak_dbfs; silence stays as it is."""
+    """Return each item scaled, up or down, so that its peak is peak_dbfs; silence does not change."""
     return audio * peak_gain(audio, peak_dbfs)
 
 

@@ -1,7 +1,7 @@
-"""Every published checkpoint of the ACE-Step 1.5 family: where it lies, its size, where ComfyUI wants it.
+"""Every published checkpoint of the ACE-Step 1.5 family: its repository, its size and its ComfyUI folder.
 
-Data only. Fetching is download.py's job, reading the files the loaders'. Two publishers matter: the authors
-(one folder a checkpoint, or one repository a checkpoint) and Comfy-Org (the same weights as single files).
+Data only: download.py fetches the files, read.py reads them. There are two publishers: the authors (a folder or a
+repository for each checkpoint) and Comfy-Org (the same weights as single files).
 
 Source: ace-step/ACE-Step-1.5, `acestep/model_downloader.py` (repositories, folders);
 Comfy-Org/ace_step_1.5_ComfyUI_files on the Hugging Face Hub (single files and their sizes).
@@ -17,30 +17,23 @@ COMFY_REPO = "Comfy-Org/ace_step_1.5_ComfyUI_files"
 # ComfyUI's own model folders; the node asks ComfyUI where each of them is.
 FOLDERS = ("diffusion_models", "text_encoders", "vae", "checkpoints")
 
-# A size worked out from tensor shapes misses the file's header, at most 100 kB; see Checkpoint.size_bytes.
+# A size computed from tensor shapes lacks the file's header, at most 100 kB; see Checkpoint.size_bytes.
 APPROXIMATION = 0.001
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One loadable part of the family.
-
-    files are paths in the repository; the last component may be a pattern, for shards.
-    Several files make a folder `folder/name/`; a single file goes straight into `folder/`.
-    size_bytes counts the weights only: configuration, tokenizer and silence add 4 to 47 MB.
-    Where size_is_exact is False, it is the sum of the tensors, good to APPROXIMATION.
-    variant is what a diffusion model was trained for, "" for the other parts.
-    """
+    """One loadable part of the family."""
 
     name: str
     repo_id: str
-    files: tuple[str, ...]
-    folder: str
-    size_bytes: int
+    files: tuple[str, ...]  # paths in the repository; the last component may be a pattern, for shards
+    folder: str  # of FOLDERS; a single file goes into `folder/`, several into `folder/name/`
+    size_bytes: int  # of the weights; configuration, tokenizer and silence add 4 to 47 MB
     dtype: str
-    note: str
-    variant: str = ""
-    size_is_exact: bool = True
+    note: str  # for the list of the download node
+    variant: str = ""  # of a diffusion model; "" for other parts
+    size_is_exact: bool = True  # False: the sum of the tensors, good to APPROXIMATION
 
     def __post_init__(self) -> None:
         if self.folder not in FOLDERS:
@@ -65,8 +58,8 @@ def human_size(n_bytes: int) -> str:
     return f"{n_bytes} B"
 
 
-# In every list below config.json comes last: a folder counts as a model once it has one, so it appears in the
-# loaders' lists only when its weights are there.
+# config.json comes last in every list: a folder counts as a model once it has one, and so appears in the loaders'
+# lists only when its weights are complete.
 _DIT_FILES = ("model.safetensors", "silence_latent.pt", "config.json")
 _XL_FILES = ("model-*.safetensors", "model.safetensors.index.json", "silence_latent.pt", "config.json")
 _TOKENIZER_FILES = (

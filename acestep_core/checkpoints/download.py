@@ -1,11 +1,11 @@
 """Fetch published checkpoints from the Hugging Face Hub: resumable, cancellable, never half a file.
 
 The host passes the folder, a progress callback and a callback that raises to cancel. Bytes gather in a hidden
-`.download/` beside the destination and move under their final name only when the size is right.
+`.download/` beside the destination; a file gets its final name only when the size is right.
 
-huggingface_hub supplies addresses, sizes and the user's token (HF_ENDPOINT and HF_TOKEN apply); the bytes
-come by plain HTTP. Its own hf_hub_download deletes the partial file when a transfer breaks off (since
-huggingface_hub#4228), so it cannot resume, and it offers no way to cancel between two chunks.
+huggingface_hub supplies addresses, sizes and the user's token (HF_ENDPOINT and HF_TOKEN apply); the bytes come by
+plain HTTP. Its own hf_hub_download deletes the partial file when a transfer breaks off (huggingface_hub#4228), so it
+cannot resume, and it cannot be cancelled between two chunks.
 """
 
 from __future__ import annotations
@@ -25,26 +25,23 @@ import requests
 from .catalogue import APPROXIMATION, Checkpoint, human_size
 
 STAGING = ".download"
-CHUNK_BYTES = 256 * 1024  # between two looks at the cancel button
+CHUNK_BYTES = 256 * 1024  # between two checks for cancellation
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 MAX_IDLE_ATTEMPTS = 3  # in a row, without one new byte
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
 
-OnProgress = Callable[[int, int], None]  # bytes there, bytes in all
-CheckCancelled = Callable[[], None]  # raises what the host raises when the user cancels
+OnProgress = Callable[[int, int], None]  # bytes so far, bytes in total
+CheckCancelled = Callable[[], None]  # raises the host's exception when the user has cancelled
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One file on its way: the address, the size the hub lists, where it gathers, where it ends up.
-
-    The partial file's name holds the content's id, so a file that changed upstream starts afresh.
-    """
+    """One file to download."""
 
     url: str
-    size_bytes: int
-    part: Path
+    size_bytes: int  # as the hub lists it
+    part: Path  # the partial file; its name holds the content's id, so a file that changed upstream starts afresh
     final: Path
 
     @property
@@ -134,7 +131,7 @@ def is_present(checkpoint: Checkpoint, folder_dir: Path) -> bool:
 
 
 def staged_bytes(checkpoint: Checkpoint, folder_dir: Path) -> int:
-    """Return how many bytes of a broken-off download wait to be resumed."""
+    """Return how many bytes of an unfinished download can be resumed."""
     return sum(part.stat().st_size for part in Download(checkpoint, folder_dir).staging_dir.glob("*.part"))
 
 
@@ -151,8 +148,8 @@ def _plan(wanted: Download) -> list[Transfer]:
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The library speaks through requests (0.x), httpx (1.x) or httpx2 (2.x), whose errors are no OSError; the
-    # base of its own error is the base of theirs. A ValueError is a login page where JSON should be.
+    # The library uses requests (0.x), httpx (1.x) or httpx2 (2.x), whose errors need not be OSErrors; the base class of
+    # its own error is the base of theirs. A ValueError means a login page where JSON was expected.
     unreachable: tuple[type[BaseException], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     api, repo_id = HfApi(endpoint=wanted.endpoint), wanted.checkpoint.repo_id
     try:
@@ -182,10 +179,10 @@ def _plan(wanted: Download) -> list[Transfer]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Say whether path in a repository is meant by pattern; a name that leaves its folder never is."""
-    found, wanted = PurePosixPath(path), PurePosixPath(pattern)
-    is_plain = found.name == PureWindowsPath(found.name).name
-    return is_plain and found.parent == wanted.parent and fnmatchcase(found.name, wanted.name)
+    """Tell whether a path in a repository matches a pattern; a name that leaves its folder never does."""
+    file, wanted = PurePosixPath(path), PurePosixPath(pattern)
+    is_plain = file.name == PureWindowsPath(file.name).name
+    return is_plain and file.parent == wanted.parent and fnmatchcase(file.name, wanted.name)
 
 
 def _require_space(checkpoint: Checkpoint, transfers: list[Transfer]) -> None:
@@ -206,7 +203,7 @@ def _fetch(
     on_progress: OnProgress,
     check_cancelled: CheckCancelled,
 ) -> None:
-    """Bring transfer.part to its full size, from what lies there on and through broken connections."""
+    """Complete transfer.part from the bytes it already has, reconnecting as often as needed."""
     _remove_outdated_parts(transfer)
     n_idle = 0
     while (n_before := transfer.n_staged) < transfer.size_bytes:
@@ -240,20 +237,20 @@ def _stream(transfer: Transfer) -> Iterator[int]:
     timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with requests.get(transfer.url, headers=headers, stream=True, timeout=timeout) as response:
         response.raise_for_status()
-        # A server that ignores the range answers 200 and starts over; so do we.
+        # A server that ignores the range answers 200 and sends the whole file; then start over.
         resumes = response.status_code == requests.codes.partial_content
         with transfer.part.open("ab" if resumes else "wb") as part:
             for chunk in response.iter_content(CHUNK_BYTES):
                 part.write(chunk)
                 yield part.tell()
     if transfer.n_staged < transfer.size_bytes:
-        # urllib3 before 2.0 ends a short response in silence.
+        # urllib3 before 2.0 raises nothing for a truncated response.
         raise requests.ConnectionError(f"{transfer.url} was closed early")
 
 
 @contextmanager
 def _explained(wanted: Download) -> Iterator[None]:
-    """Turn what network and disk throw into one sentence that says what to do."""
+    """Turn errors of the network and the disk into one sentence that says what to do."""
     try:
         yield
     except requests.RequestException as error:  # before OSError, which it derives from

@@ -1,7 +1,7 @@
-"""What tensors are called in the files people have, as tables, and the way from there to our names.
+"""Tensor names in all file layouts, as tables, and their translation to ours.
 
-Our names are the official checkpoint's. ComfyUI's files put a prefix in front; a diffusers pipeline spreads
-the model over folders and renames some layers. The VAE's two namings are told apart in vae.py.
+Our names are the official checkpoint's. ComfyUI's files add a prefix; a diffusers pipeline spreads the model over
+folders and renames some layers. The two namings of the VAE are in vae_keys.py.
 """
 
 from __future__ import annotations
@@ -18,17 +18,13 @@ PLANNER_TOKENS = 217_204
 
 @dataclass(frozen=True)
 class Part:
-    """One model that a file may hold.
+    """One model that a file may hold."""
 
-    probes: names of which one is always there. roots: what its names begin with; all else is not its own.
-    prefixes: what layouts put in front of names.
-    """
-
-    title: str
-    probes: tuple[str, ...]
-    roots: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    example: str  # a file to choose instead of a wrong one
+    title: str  # for messages
+    probes: tuple[str, ...]  # tensor names, at least one of which is always present
+    roots: tuple[str, ...]  # what the names of its tensors begin with
+    prefixes: tuple[str, ...]  # what the layouts add in front of the names
+    example: str  # the file that a message suggests instead of a wrong one
 
 
 DIT = Part(
@@ -57,7 +53,7 @@ PLANNER = Part(
     ),
     example="qwen_1.7b_ace15.safetensors",
 )
-# transformers puts the head beside the body, whose prefix `select` takes off.
+# In transformers' files the LM head has no prefix, unlike the body.
 LM_HEAD = "lm_head.weight"
 VAE = Part(
     title="ACE-Step 1.5 VAE",
@@ -67,7 +63,7 @@ VAE = Part(
     example="ace_1.5_vae.safetensors",
 )
 
-# Folders of a diffusers pipeline, with what our names have in front of theirs.
+# Folders of a diffusers pipeline, and what our names have in front of theirs.
 # Source: huggingface/diffusers, `scripts/convert_ace_step_to_diffusers.py`.
 DIFFUSERS_FOLDERS = {
     "transformer": "decoder.",
@@ -85,7 +81,7 @@ DIFFUSERS_NAMES = {
     ".proj_in_conv.": ".proj_in.1.",
     ".proj_out_conv.": ".proj_out.1.",
 }
-# What diffusers keeps in its condition encoder and the official checkpoint beside it.
+# Tensors that diffusers keeps in its condition encoder and the official checkpoint at the top level.
 SILENCE = "silence_latent"
 DIFFUSERS_STRAYS = {f"encoder.{name}": name for name in ("null_condition_emb", SILENCE)}
 
@@ -101,7 +97,7 @@ QUANTIZATION = (
     ".scale_input",
 )
 
-# A piece of a name that only one kind of file has, and that kind. The first that fits counts.
+# A part of a tensor name that only one kind of file has, and that kind; the first match counts.
 MARKS = {
     "genre_embedder.": "ACE-Step 1.0, an older model",
     ".lora_A.": "a LoRA adapter",
@@ -121,7 +117,7 @@ MARKS = {
 
 
 def select(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Return a part's tensors under our names, None where the part is not there.
+    """Return a part's tensors under our names, None if the file does not have the part.
 
     Tensors of other parts are not touched: a lazy mapping need not load them.
     """
@@ -144,7 +140,7 @@ def from_diffusers(folder: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def is_quantization(key: str) -> bool:
-    """Return whether a tensor belongs to a quantised weight, not to the model."""
+    """Tell whether a tensor belongs to a quantised weight, not to the model."""
     return key == SCALED_FP8 or key.endswith(QUANTIZATION)
 
 

@@ -1,4 +1,4 @@
-"""What each published variant of the DiT was made for, and what "auto" means on it.
+"""Steps, shift and guidance for each published variant of the DiT: what "auto" means on the sampler.
 
 Source: ace-step/ACE-Step-1.5, `docs/en/Tutorial.md`, `acestep/inference.py` (guidance 7.0) and the training
 registry (shift 1 for sft and base, 3 for turbo).
@@ -36,7 +36,7 @@ MAX_TURBO_STEPS = 20
 
 @dataclass(frozen=True)
 class Resolved:
-    """Steps, shift and guidance with every auto filled in, and what to tell the user about them."""
+    """Steps, shift and guidance with every auto filled in, and warnings about them for the user."""
 
     n_steps: int
     shift: float
@@ -53,7 +53,7 @@ class Resolved:
 def resolve(variant: str, n_steps: int = 0, shift: float = 0.0, guidance: float = 0.0) -> Resolved:
     """Return the settings for a variant; 0 takes the preset's value.
 
-    Off-preset values are kept, with a warning each where they are known to spoil the sound.
+    Other values are kept, with a warning for each that is known to spoil the sound.
     """
     preset = PRESETS[variant]
     chosen = (n_steps or preset.n_steps, shift or preset.shift, guidance or preset.guidance)

@@ -1,4 +1,4 @@
-"""The names and forms of a VAE's weights in files: weight norm folded, ComfyUI's names turned into diffusers'."""
+"""A VAE's weights in files: folds weight norm, and translates ComfyUI's names to diffusers'."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LAYER_KEY = re.compile(r"^((?:encoder|decoder)(?:\.layers\.\d+)+)\.(.+)$")
 
 
 def fold_weight_norm(state_dict: StateDict) -> dict[str, Tensor]:
-    """Return the state dict with every pair of magnitude g and direction v made one weight, g · v / ‖v‖.
+    """Return the state dict with every pair of magnitude g and direction v replaced by one weight, g · v / ‖v‖.
 
-    Reads both of torch's namings. The norm runs over all but the first axis; that is the output channels of
-    a convolution and the input channels of a transposed one. Made weights are float32: rounding them to the
-    file's bf16 again would change the sound by a hundredth of its peak.
+    Reads both of torch's namings. The norm runs over all axes but the first, which is the output channels of a
+    convolution and the input channels of a transposed one. The new weights are float32: rounding them to the file's
+    bf16 again would change the sound by a hundredth of its peak.
 
     Raises: ValueError where one of a pair is missing.
     """
@@ -54,7 +54,7 @@ def from_comfyui_keys(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _comfyui_modules(n_stages: int) -> dict[str, str]:
-    """Return stable-audio-tools' module names, which are all positions, with diffusers' names for them."""
+    """Return diffusers' names of modules by stable-audio-tools' names, which are only positions."""
     names = {}
     for side, resampling, units_from in (("encoder", "conv1", 0), ("decoder", "conv_t1", 2)):
         names[f"{side}.layers.0"] = f"{side}.conv1"

@@ -1,1 +1,1 @@
-"""Audio codes as values that people keep: files, text, and edits."""
+"""Audio codes as files and text, and edits of them."""

@@ -1,8 +1,8 @@
-"""Editing audio codes: cutting, joining and blending what the planner or the tokenizer made.
+"""Editing audio codes: cut, join, repeat, replace and crossfade.
 
-Everything is counted in whole codes, five a second. An edit is made to each plan alike; where two inputs
-meet, their plans go together one by one, and a single plan goes with every plan of the other. Codes are
-blended in the six quantised numbers they stand for, where steps are equal and near values sound alike.
+Positions and lengths are in whole codes, five a second. Every plan gets the same edit; the plans of two inputs are
+paired one by one, and a single plan is paired with every plan of the other. Codes are blended in the six quantised
+numbers they stand for, where steps are equal and near values sound alike.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Ids = tuple[int, ...]
 
 
 def n_codes_for(duration_s: float) -> int:
-    """Return how many codes come closest to duration_s; half a code rounds up."""
+    """Return the number of codes nearest to duration_s; half a code rounds up."""
     return math.floor(duration_s * CODE_RATE + 0.5)
 
 
 def excerpt(codes: AudioCodes, start: int = 0, stop: int | None = None) -> AudioCodes:
     """Return the codes from start up to stop, or up to the end.
 
-    Raises ValueError where a plan does not reach that far, or the span holds no code.
+    Raises ValueError if a plan ends before that, or if the span holds no code.
     """
     return _each(codes, lambda plan, sequence: sequence[_span(plan, sequence, start, stop)])
 
 
 def join(first: AudioCodes, second: AudioCodes) -> AudioCodes:
-    """Return the first codes with the second behind them."""
+    """Return the first codes followed by the second."""
     return _each_pair(first, second, lambda plan, a, b: a + b)
 
 
 def repeat(codes: AudioCodes, times: int, start: int = 0, stop: int | None = None) -> AudioCodes:
-    """Return codes with the span from start up to stop played so many times in its place; all of them by default.
+    """Return codes with the span from start up to stop, by default all of them, repeated to play `times` times.
 
-    Raises ValueError as excerpt does, and for less than one time.
+    Raises ValueError as excerpt does, and for times below 1.
     """
     if times < 1:
         raise ValueError(f"times must be 1 or more, got {times}")
@@ -54,10 +54,9 @@ def repeat(codes: AudioCodes, times: int, start: int = 0, stop: int | None = Non
 
 
 def replace(first: AudioCodes, second: AudioCodes, start: int = 0, stop: int | None = None) -> AudioCodes:
-    """Return the first codes with the span from start up to stop taken from the second's beginning.
+    """Return the first codes with the span from start up to stop replaced by the beginning of the second.
 
-    The length stays: as many codes come in as go out. Raises ValueError as excerpt does, and where the second
-    is shorter than the span.
+    The length does not change. Raises ValueError as excerpt does, and if the second is shorter than the span.
     """
 
     def patched(plan: int, a: Ids, b: Ids) -> Ids:
@@ -74,10 +73,10 @@ def replace(first: AudioCodes, second: AudioCodes, start: int = 0, stop: int | N
 
 
 def crossfade(first: AudioCodes, second: AudioCodes, overlap: int) -> AudioCodes:
-    """Return the first codes going over into the second while their last and first `overlap` codes sound at once.
+    """Return both joined, the last `overlap` codes of the first blended with the first `overlap` codes of the second.
 
     Code i of the overlap is (i + 1) / (overlap + 1) of the way from first to second; all others stay exact.
-    Raises ValueError for no overlap, or one longer than either.
+    Raises ValueError for an overlap below 1, or longer than either.
     """
     if overlap < 1:
         raise ValueError(
@@ -102,13 +101,13 @@ def _blend(a: Ids, b: Ids, weights: Tensor) -> Ids:
 
 
 def _each(codes: AudioCodes, edit: Callable[[int, Ids], Ids]) -> AudioCodes:
-    """Return the edit of every plan; edit gets its number and its codes."""
+    """Return every plan edited; edit takes the plan's number and its codes."""
     _check_not_empty(codes, "there are no codes to edit; plan some first")
     return AudioCodes(tuple(edit(plan, sequence) for plan, sequence in enumerate(codes.sequences)))
 
 
 def _each_pair(first: AudioCodes, second: AudioCodes, edit: Callable[[int, Ids, Ids], Ids]) -> AudioCodes:
-    """Return the edit of every pair of plans; a single plan is shared."""
+    """Return every pair of plans edited; a single plan is paired with all of the other."""
     _check_not_empty(first, "there are no codes to edit; plan some first")
     _check_not_empty(second, 'there are no second codes: connect some to "codes_2"')
     counts = (first.n_plans, second.n_plans)
@@ -120,7 +119,7 @@ def _each_pair(first: AudioCodes, second: AudioCodes, edit: Callable[[int, Ids, 
 
 
 def _span(plan: int, sequence: Ids, start: int, stop: int | None) -> slice:
-    """Return start and stop as a slice inside the sequence, stop at its end where it is None."""
+    """Return start and stop as a slice inside the sequence; a stop of None is its end."""
     length = len(sequence)
     stop = length if stop is None else stop
     if start < 0:

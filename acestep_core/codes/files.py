@@ -1,6 +1,6 @@
-"""Audio codes on disk, so that a plan can be kept, shared and sung again.
+"""Audio codes on disk, so that a plan can be kept, shared and used again.
 
-A file is JSON: a format mark, a version and the sequences.
+A file is JSON with a format name, a version and the sequences.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def save(codes: AudioCodes, path: Path) -> None:
 def load(path: Path) -> AudioCodes:
     """Return the codes of a file.
 
-    Raises ValueError, saying where, for a file that was cut off, edited into nonsense, or is something else.
+    Raises ValueError, naming the position, for a file that is truncated, damaged or not a codes file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path.name} is damaged or no codes file: {error}") from None
+        raise ValueError(f"{path.name} is damaged or not a codes file: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path.name} is no codes file: it lacks the mark {FORMAT}")
+        raise ValueError(f"{path.name} is not a codes file: its format is not {FORMAT}")
     if content.get("version") != VERSION:
         raise ValueError(f"{path.name} is version {content.get('version')}, this pack reads version {VERSION}")
     sequences = content.get("sequences")
@@ -45,7 +45,7 @@ def load(path: Path) -> AudioCodes:
 
 def _check(name: str, plan: int, sequence: object) -> None:
     if not isinstance(sequence, list):
-        raise ValueError(f"{name}: plan {plan + 1} is no list of codes")
+        raise ValueError(f"{name}: plan {plan + 1} is not a list of codes")
     for position, code in enumerate(sequence):
         if type(code) is not int:
-            raise ValueError(f"{name}: plan {plan + 1} has {code!r} at position {position}, which is no code")
+            raise ValueError(f"{name}: plan {plan + 1} has {code!r} at position {position}, which is not a code")

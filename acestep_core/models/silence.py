@@ -1,8 +1,7 @@
-"""The silence of the released VAE, for weights that come without it.
+"""The silence latent of the released VAE, for weights that come without it.
 
-Silence in latents is not zero. The official `silence_latent.pt` has 15,000 frames; after the first four they
-hardly change, so five frames stand for all of them. They belong to the released VAE alone: no other model may
-use them.
+Silence in latents is not zero. The official `silence_latent.pt` has 15,000 frames; after the first four they hardly
+change, so five frames represent all of them. They are valid for the released VAE only.
 Source: Comfy-Org/ComfyUI, `comfy/ldm/ace/ace_step15.py` (numbers only).
 """
 
@@ -16,10 +15,10 @@ from torch import Tensor
 from ..constants import AUDIO_CHANNELS, SAMPLES_PER_FRAME
 
 SILENCE_FRAMES = 15_000  # 600 s, as long as the official silence_latent.pt
-ENCODED_FRAMES = 32  # well past the encoder's reach of 7 frames
+ENCODED_FRAMES = 32  # well beyond the receptive field of the encoder, 7 frames
 
 # fmt: off
-ONSET = (  # the first frames, which still know of the beginning
+ONSET = (  # the first frames, which the start of the audio still affects
     (
          0.5707,    0.0982,    0.6909,   -0.5658,    0.6266,    0.6996,   -0.1365,   -0.1291,
         -0.0776,   -0.1171,   -0.2743,   -0.8422,   -0.1168,    1.5539,   -4.6936,    0.7436,
@@ -80,7 +79,7 @@ def published_silence(n_frames: int) -> Tensor:
 
 
 def encoded_silence(encode: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return SILENCE_FRAMES of zeros as a VAE encodes them: the start of a recording, then one steady frame.
+    """Return SILENCE_FRAMES of silence as a VAE encodes it: the start of a recording, then one steady frame repeated.
 
     encode: audio [1, 2, S] to latents [1, 64, T].
     """

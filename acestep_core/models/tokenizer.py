@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from ..constants import FRAMES_PER_CODE, FSQ_LEVELS, LATENT_CHANNELS, N_CODES
 from .layers import AttentionShape, Build, alternating, cast, encoder_layers, positions
 
-# Groups of five frames know nothing of each other. So many at once need 0.2 GB at the released size in bf16, however
-# long the song is.
+# Groups of five frames are independent. This many at once need 0.2 GB at the released size in bf16, for any length of
+# song.
 GROUPS_AT_ONCE = 512
 
 
 def quantize(z: Tensor) -> Tensor:
-    """Return codes [...] of the numbers z [..., 6], in float32 whatever came.
+    """Return codes [...] of the numbers z [..., 6], computed in float32.
 
-    A soft clamp then a hard one bring each number to [−1, 1]; equal steps divide that range.
+    A soft clamp and then a hard one bring each number into [−1, 1], which is divided into equal steps.
     """
     levels = torch.tensor(FSQ_LEVELS, device=z.device, dtype=torch.float32)
     reach = 1 + 1 / (levels - 1)
@@ -35,7 +35,7 @@ def quantize(z: Tensor) -> Tensor:
 def nearest(numbers: Tensor) -> Tensor:
     """Return the codes [...] closest to numbers [..., 6] in [−1, 1]; undoes `dequantize` exactly.
 
-    `quantize` does not: it bends what the network says by a tanh first.
+    `quantize` does not: it first applies a tanh to the output of the network.
     """
     levels = torch.tensor(FSQ_LEVELS, device=numbers.device, dtype=torch.float32)
     digits = torch.floor((levels - 1) * (numbers + 1) / 2 + 0.5).long()
@@ -56,7 +56,7 @@ def dequantize(codes: Tensor) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """Projections into and out of the six quantised numbers; always float32, where a digit is decided."""
+    """Projections into and out of the six quantised numbers; always float32, because rounding decides the digits."""
 
     def __init__(self, width: int, build: Build) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Quantizer(nn.Module):
 
 
 class AttentionPooler(nn.Module):
-    """One vector for each group of five frames, read at a learned token put in front."""
+    """One vector for each group of five frames: the output at a learned token prepended to the group."""
 
     def __init__(self, n_layers: int, shape: AttentionShape, build: Build) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The recordings a song should sound like: 30 seconds of each, as latents."""
+"""Reference recordings, whose sound a song should imitate: 30 seconds of each, as latents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PART_SAMPLES = EXCERPT_SAMPLES // N_PARTS  # 10 s
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Latents [R, 750, 64] of R recordings; the timbre encoder sums up each in one vector."""
+    """Latents [R, 750, 64] of R recordings; the timbre encoder turns each into one vector."""
 
     latents: Tensor
 
@@ -36,16 +36,15 @@ class Reference:
         return self.latents.shape[0]
 
     def beside(self, others: Reference) -> Reference:
-        """Return these recordings behind others, of which none is lost."""
+        """Return the other recordings followed by these."""
         return Reference(torch.cat((others.latents, self.latents.to(others.latents))))
 
 
 def excerpt(waveform: Tensor) -> Tensor:
     """Return 30 s [B, 2, 1440000] of recordings [B, 2, S] at 48 kHz.
 
-    10 s are from the front, 10 s from a third of the way, 10 s from the end; what is shorter than 30 s is
-    repeated until it is not. The official code draws a place in each third at random, from no seed of the user's;
-    these are diffusers' places.
+    10 s are from the start, 10 s from one third in, 10 s from the end; a shorter recording is repeated up to 30 s.
+    The official code draws a place in each third at random, without the user's seed; these are diffusers' places.
     Source: ace-step/ACE-Step-1.5, `acestep/handler.py`; huggingface/diffusers, `pipeline_ace_step.py`.
     """
     if waveform.shape[-1] < EXCERPT_SAMPLES:

@@ -1,4 +1,4 @@
-"""A part of a song as a mask over its frames: 1 where to generate, 0 where to keep, ramps between."""
+"""A part of a song as a mask over its frames: 1 generates, 0 keeps, with ramps between."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..constants import FRAME_RATE, frame_at
 def region(n_frames: int, start_s: float, end_s: float = 0.0, feather_s: float = 0.0, invert: bool = False) -> Tensor:
     """Return a mask [1, n_frames], 1 from start_s to end_s, where 0 is the end of the song; at least one frame.
 
-    feather_s: length of the ramps down to 0, which lie outside the region, so that all of it is generated; what
-    of a ramp falls off the song is cut. invert: generate everything but that.
-    Raises ValueError for a region that is empty, or not inside the song.
+    feather_s: length of the ramps down to 0. They lie outside the region, so that all of it is generated, and are cut
+    at the ends of the song. invert: generate everything else instead.
+    Raises ValueError for a region that is empty or not inside the song.
     """
     end_of_song_s = n_frames / FRAME_RATE
     stop_s = end_s or end_of_song_s

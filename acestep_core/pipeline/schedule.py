@@ -1,4 +1,4 @@
-"""Noise levels: which t the model is asked at, from 1 (noise) down to 0 (data).
+"""Noise levels: the t of each model call, from 1 (noise) down to 0 (data).
 
 Source: ace-step/ACE-Step-1.5, `acestep/models/{turbo,base}/modeling_*.py`, `generate_audio`.
 """
@@ -13,7 +13,7 @@ MAX_SHIFT = 10.0
 
 def warp(t: float, shift: float) -> float:
     """Return the level t in [0, 1] moved towards noise by shift > 1, towards data by shift < 1."""
-    return shift * t / (shift * t + (1 - t))  # in this form exactly 1 at t = 1, whatever the shift
+    return shift * t / (shift * t + (1 - t))  # in this form exactly 1 at t = 1 for every shift
 
 
 # The levels a turbo checkpoint was distilled at: shifts 1, 2 and 3 of an 8-step schedule.
@@ -21,7 +21,7 @@ TURBO_LEVELS = tuple(sorted({warp(i / 8, shift) for shift in (1, 2, 3) for i in 
 
 
 def schedule(n_steps: int, shift: float) -> tuple[float, ...]:
-    """Return n_steps + 1 levels from 1 to 0, evenly spaced before the warp.
+    """Return n_steps + 1 levels from 1 to 0, evenly spaced before the shift.
 
     Raises ValueError for a step count or shift out of range.
     """
@@ -33,7 +33,7 @@ def schedule(n_steps: int, shift: float) -> tuple[float, ...]:
 
 
 def custom_schedule(levels: Sequence[float], turbo: bool = False) -> tuple[float, ...]:
-    """Return the levels with a final 0; on a turbo checkpoint each moves to the nearest distilled one.
+    """Return the levels with a final 0; for a turbo checkpoint each is replaced by the nearest distilled level.
 
     Raises ValueError unless the levels lie in (0, 1] and fall from first to last.
     """
@@ -51,6 +51,6 @@ def custom_schedule(levels: Sequence[float], turbo: bool = False) -> tuple[float
 
 
 def start_at(levels: Sequence[float], noise_level: float) -> tuple[float, ...]:
-    """Return the schedule from the level nearest to noise_level on, the first of two equally near."""
+    """Return the schedule from the level nearest to noise_level, the earlier one of two equally near."""
     nearest = min(range(len(levels) - 1), key=lambda i: abs(levels[i] - noise_level))
     return tuple(levels[nearest:])

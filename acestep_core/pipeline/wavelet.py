@@ -16,11 +16,11 @@ MODES = ("off", "low", "high", "double", "pix")
 
 @dataclass(frozen=True)
 class Dcw:
-    """Mode and strengths. `low` takes its strength from scale, `double` the high band's from high_scale."""
+    """Mode and strengths of the correction."""
 
-    mode: str = "off"
-    scale: float = 0.05
-    high_scale: float = 0.02
+    mode: str = "off"  # of MODES
+    scale: float = 0.05  # strength; in mode "double" of the low band only
+    high_scale: float = 0.02  # strength of the high band in mode "double"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -1,7 +1,7 @@
-"""How likely a planner finds answers to a question: their log-probability, and whether they were among its first.
+"""How likely answers to a question are for the planner: their log-probability and the ranks of their tokens.
 
-The question is read once; all answers stand behind it in one row, each seeing the question and itself alone.
-Logits exist for a slice of the vocabulary at a time. What is asked and what answers mean is for `score`.
+The question is read once; all answers follow it in one sequence, each attending to the question and itself only.
+Logits are computed for a slice of the vocabulary at a time. `score` decides what to ask.
 Source: ace-step/ACE-Step-1.5, `acestep/test_time_scaling.py`, which runs each pair on its own.
 """
 
@@ -25,30 +25,28 @@ PMI_SCALE = 0.1
 
 @dataclass(frozen=True)
 class Likelihood:
-    """log_prob: mean natural log-probability of an answer's tokens. recall: mean of 1, 0.9, … 0.1 for tokens that
-    the planner put first, second, … tenth, 0 for others.
-    """
+    """How likely one answer is."""
 
-    log_prob: float
-    recall: float
+    log_prob: float  # mean natural log-probability of its tokens
+    recall: float  # mean of 1, 0.9, … 0.1 for tokens the planner ranked first, second, … tenth, 0 for others
 
 
 def pmi_score(given: float, alone: float, scale: float = PMI_SCALE) -> float:
-    """Return 0 to 1: how much likelier an answer is given something than alone, both mean log-probabilities.
+    """Return 0 to 1: how much likelier an answer is with a condition (`given`) than without it (`alone`).
 
-    0.5 where it makes no difference; a small scale tells small differences apart.
+    Both are mean log-probabilities. 0.5 means no difference; a smaller scale makes small differences count more.
     """
     if not scale > 0:
         raise ValueError(f"the scale of a PMI score must be above 0, got {scale}; 0.1 is usual")
-    # A difference of whole hundreds is certainty, and would overflow.
+    # A difference of several hundred is certainty, and exp would overflow.
     return 1 / (1 + math.exp(min(-(given - alone) / scale, 700.0)))
 
 
 def likelihood_bytes(config: Qwen3Config, n_question: int, n_answers: int, itemsize: int) -> int:
-    """Return the memory that likelihoods takes at most, beside the weights; n_answers tokens in all answers."""
+    """Return the memory that `likelihoods` needs at most, without the weights; n_answers: tokens of all answers."""
     shape, n_tokens = config.shape, n_question + n_answers
     cache = cache_bytes(config, 1, n_tokens, itemsize)
-    # Activations of one layer and the mask, as the planner counts them; later, a slice of the head and its logits.
+    # Reading: activations of one layer and the mask. Judging: a slice of the head and its logits.
     n_read = max(n_question, n_answers)
     read = layer_bytes(shape, n_read, itemsize) + n_read * n_tokens * itemsize
     judged = VOCABULARY_SLICE * (shape.width * itemsize + 3 * n_answers * torch.float32.itemsize)
@@ -63,7 +61,7 @@ def likelihoods(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> tuple[Likelihood, ...]:
-    """Return the likelihood of each answer's token ids behind a question's, over the whole vocabulary.
+    """Return the likelihood of each answer's token ids after a question's, over the whole vocabulary.
 
     Raises: ValueError for an empty question or answer.
     """
@@ -85,8 +83,8 @@ def _read(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Tensor:
-    """Return the hidden states [n, width] from which the tokens of all answers follow, one after another."""
-    fed = [answer[:-1] for answer in answers]  # nothing follows from a last token
+    """Return the hidden states [n, width] that predict the tokens of all answers, one after another."""
+    fed = [answer[:-1] for answer in answers]  # the last token predicts nothing that is asked
     n_fed = sum(map(len, fed))
     cache = KVCache(model.config, (0,), len(question) + n_fed, dtype, device)
     ids = torch.tensor([question], device=device)
@@ -99,9 +97,9 @@ def _read(
 
 
 def _side_by_side(cache: KVCache, n_read: int, sizes: Sequence[int]) -> Reach:
-    """Return the reach of several sequences in one row, each right behind the same n_read tokens.
+    """Return the reach of several sequences in one row, each following the same n_read tokens.
 
-    They take turns in the cache's slots, but all count from n_read, and none sees another.
+    They use consecutive slots of the cache, but all positions count from n_read, and none attends to another.
     """
     owner = torch.repeat_interleave(torch.tensor(sizes)).to(cache.slots.device)
     places = torch.cat([torch.arange(size) for size in sizes]).to(cache.slots.device) + n_read
@@ -115,7 +113,7 @@ def _side_by_side(cache: KVCache, n_read: int, sizes: Sequence[int]) -> Reach:
 
 
 def _judge(model: Qwen3, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability and the rank, from 1, of a target [n] behind each hidden state [n, width]."""
+    """Return the log-probability and the rank, from 1, of the target [n] after each hidden state [n, width]."""
     distinct, which = targets.unique(return_inverse=True)
     own = _logits(model, hidden, distinct).gather(1, which[:, None])
     mass = torch.full_like(own, -math.inf)
@@ -123,7 +121,7 @@ def _judge(model: Qwen3, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     for start in range(0, model.config.n_tokens, VOCABULARY_SLICE):
         ids = torch.arange(start, min(start + VOCABULARY_SLICE, model.config.n_tokens), device=targets.device)
         logits = _logits(model, hidden, ids)
-        # A target never comes before itself, however its product was rounded here.
+        # A target must not rank before itself, however its product was rounded in this slice.
         here = ((targets >= start) & (targets < start + len(ids))).nonzero()
         logits[here, targets[here] - start] = own[here, 0]
         mass = torch.logaddexp(mass, logits.logsumexp(1, keepdim=True))

@@ -1,8 +1,7 @@
 """The texts the planner was trained with, byte for byte: chat prompts, the think block, audio codes.
 
-Text in and text out. What the planner may write into a think block is `grammar`'s; turning text into token
-ids is the tokenizer's. A think block is carried as a SongSpec without lyrics: the fields it leaves out are
-the ones nobody knows.
+Text in and text out: `grammar` decides what the planner may write into a think block, the tokenizer turns text into
+ids. A think block is a SongSpec without lyrics; fields it lacks are unknown.
 Source: ace-step/ACE-Step-1.5, `acestep/llm_inference.py` and `acestep/constants.py`, with the open assistant
 turn of its pull requests 1127 and 1128.
 """
@@ -35,13 +34,12 @@ NO_USER_INPUT = "NO USER INPUT"
 THINK = "<think>\n{fields}\n</think>"
 AFTER_THINK = "\n\n"
 
-
 # Everything YAML writes below a field's first line is indented or blank.
 _NEXT_FIELD = re.compile(r"\n(?=\S)")
 _LYRIC_HEADER = re.compile(r"(# Languages?\n[^\n]{0,64}\n+)?# Lyrics?[ \t]*(\n|$)", re.IGNORECASE)
 
 
-# Prompts. Each ends where the planner goes on writing.
+# Prompts. Each ends where the planner continues.
 
 
 def metadata_prompt(song: SongSpec) -> str:
@@ -95,7 +93,7 @@ def format_prompt(song: SongSpec) -> str:
 
 
 def think_fields(song: SongSpec) -> dict[str, str | int]:
-    """Return the fields of a song's think block that are known, under the names the planner has for them."""
+    """Return the known fields of a song's think block, under the planner's names."""
     fields = {
         "bpm": song.bpm,
         "caption": song.caption or None,
@@ -108,7 +106,7 @@ def think_fields(song: SongSpec) -> dict[str, str | int]:
 
 
 def think_text(song: SongSpec) -> str:
-    """Return a song's think block: PyYAML's rendering of its fields, whose folds and quotes the planner knows."""
+    """Return a song's think block as PyYAML writes it, with the folds and quotes that the planner was trained on."""
     import yaml
 
     fields = think_fields(song)
@@ -119,8 +117,8 @@ def think_text(song: SongSpec) -> str:
 def parse_think(text: str) -> SongSpec:
     """Return the song of a think block, as the planner wrote it or as think_text renders it.
 
-    What follows the block is left out, a block may lack its closing tag, and names that are no field are skipped.
-    Raises ValueError for a value out of range. One character does not survive YAML: U+0085 turns into a space.
+    Text after the block is ignored, the closing tag may be missing, and unknown names are skipped. Raises ValueError
+    for a value out of range. One character does not survive YAML: U+0085 becomes a space.
     """
     block = text.partition("\n</think>")[0]
     lines = (field.partition(":") for field in _NEXT_FIELD.split(block))
@@ -136,7 +134,7 @@ def parse_think(text: str) -> SongSpec:
 
 
 def parse_lyrics(text: str) -> str:
-    """Return the lyrics the planner wrote after its think block, without the headings it was trained to see."""
+    """Return the lyrics the planner wrote after its think block, without the headings that it was trained on."""
     lyrics = text.partition("</think>")[2].strip().removesuffix(END_OF_TURN).rstrip()
     header = _LYRIC_HEADER.match(lyrics)
     return lyrics[header.end() :].strip() if header else lyrics
@@ -155,10 +153,10 @@ def _says_something(negative: str) -> bool:
 
 
 def _scalar(written: str) -> str:
-    """Return the text of a field's value, its lines joined and its quotes taken off.
+    """Return the text of a field's value, with its lines joined and its quotes removed.
 
-    Only a quoted value is read as YAML: the planner also writes plain ones that YAML would take for a
-    comment, a number or a boolean.
+    Only a quoted value is read as YAML: the planner also writes plain values that YAML would read as a comment, a
+    number or a boolean.
     """
     import yaml
 

@@ -1,9 +1,8 @@
-"""Seconds and bars of a song, for whoever edits in bars.
+"""Converts between seconds and bars of a song.
 
-Bars are counted from the start of the music: 0 is where the first begins, 2.5 the middle of the third. The
-tempo never changes. The bpm counts the beats that the time signature counts, in 6/8 the six eighths; the
-official texts leave it open, but the official planner has given a slow ballad in "6" 167 bpm. A song without a
-time signature has four beats in a bar.
+Bars are counted from the start of the music: 0 is the start of the first, 2.5 the middle of the third. The tempo is
+constant. A beat is what the time signature counts, in 6/8 an eighth: the official texts do not say so, but the
+official planner gave 167 bpm to a slow ballad in "6". A song without a time signature has four beats in a bar.
 Source: ace-step/ACE-Step-1.5, `docs/en/INFERENCE.md` (2, 3, 4, 6 stand for 2/4, 3/4, 4/4, 6/8).
 """
 
@@ -16,7 +15,7 @@ DEFAULT_BEATS = 4
 
 
 def bar_s(song: SongSpec) -> float:
-    """Return how long a bar of a song lasts.
+    """Return the length of a bar in seconds.
 
     Raises ValueError for a song without a tempo.
     """
@@ -26,17 +25,17 @@ def bar_s(song: SongSpec) -> float:
 
 
 def to_seconds(bars: float, song: SongSpec) -> float:
-    """Return where a song is after so many bars, in seconds. Raises ValueError as bar_s does."""
+    """Return the position of `bars` in seconds. Raises ValueError as bar_s does."""
     return bars * bar_s(song)
 
 
 def to_bars(seconds: float, song: SongSpec) -> float:
-    """Return after how many bars a song is at so many seconds. Raises ValueError as bar_s does."""
+    """Return the position of `seconds` in bars. Raises ValueError as bar_s does."""
     return seconds / bar_s(song)
 
 
 def in_seconds(value: float, unit: str, song: SongSpec | None) -> float:
-    """Return a value given in one of UNITS in seconds; bars need the song they are counted in.
+    """Return a value in seconds; unit is one of UNITS, and bars need a song.
 
     Raises ValueError for bars without a song or without a tempo, and for another unit.
     """

@@ -1,7 +1,7 @@
-"""The library of example songs: one JSON file each in `songs/`, found by style and picked by seed.
+"""The library of example songs: one JSON file each in `songs/`, chosen by style and seed.
 
-To add a song, add a file with the fields of _FIELDS. Lyrics are a list of lines, so that they read as lyrics in
-the file and in a diff. Saved workflows hold styles by name: add new ones, keep the old.
+To add a song, add a file with the fields of _FIELDS. Lyrics are a list of lines, so that they are readable in the
+file and in a diff. Saved workflows store styles by name: add styles, but do not rename them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _KINDS: dict[type, str] = {str: "a string", int: "a whole number", list: "a list
 
 @dataclass(frozen=True)
 class ExampleSong:
-    """A song with its title and the lower-case styles it is found under."""
+    """A song of the library."""
 
     title: str
-    styles: tuple[str, ...]
+    styles: tuple[str, ...]  # in lower case
     song: SongSpec
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class ExampleSong:
 def load_library(folder: Path = SONGS_DIR) -> tuple[ExampleSong, ...]:
     """Return the songs of a folder in the order of their file names, read once.
 
-    Raises ValueError naming the file that is not a valid song, FileNotFoundError when there is none at all.
+    Raises ValueError, naming the file, for an invalid song, and FileNotFoundError if there is none.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: path.name)
     if not paths:
@@ -69,9 +69,9 @@ def styles() -> tuple[str, ...]:
 def pick(style: str, seed: int) -> ExampleSong:
     """Return the song a seed picks among those of a style, or among all for ANY_STYLE.
 
-    Counting the seed up walks through all of them in turn.
+    Consecutive seeds go through all of them in turn.
 
-    Raises ValueError for a style no song has.
+    Raises ValueError for a style that no song has.
     """
     fitting = [example for example in load_library() if style in (ANY_STYLE, *example.styles)]
     if not fitting:
@@ -82,7 +82,7 @@ def pick(style: str, seed: int) -> ExampleSong:
 def _read(path: Path) -> ExampleSong:
     try:
         return _example(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:  # of JSON, of UTF-8, of a field or of the song
+    except ValueError as error:  # in the JSON, the UTF-8, a field or the song
         raise ValueError(f"example song {path.name}: {error}") from error
 
 

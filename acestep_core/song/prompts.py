@@ -1,4 +1,4 @@
-"""The texts the DiT was trained with, byte for byte. Templates and instructions are data of the weights.
+"""The texts the DiT was trained with, byte for byte: templates and instructions belong to the weights.
 
 Source: ace-step/ACE-Step-1.5, `acestep/constants.py`, `acestep/handler.py`.
 """
@@ -55,7 +55,7 @@ def instruction(task: str, tracks: Sequence[str] = ()) -> str:
 
 
 def caption_text(song: SongSpec, instruction: str, duration_s: float | None) -> str:
-    """Return the text the whole text encoder reads. duration_s is the length it will have, None if unknown."""
+    """Return the text for the text encoder. duration_s is the length of the music, None if unknown."""
     seconds = UNKNOWN_DURATION_S if duration_s is None else int(duration_s)
     return (
         f"# Instruction\n{instruction}\n\n"
@@ -70,7 +70,7 @@ def caption_text(song: SongSpec, instruction: str, duration_s: float | None) -> 
 
 
 def lyric_header(song: SongSpec) -> str:
-    """Return the part of the lyric text that stands before the first word."""
+    """Return the part of the lyric text before the first word."""
     return LYRIC_HEADER.format(language=song.language or UNKNOWN_LANGUAGE)
 
 

@@ -205,7 +205,7 @@ def test_codes_text_reads_back_equal():
     ("content", "says"),
     [
         ('{"format": "acestep-codes", "version": 1, "sequences": [[1, 2', "damaged"),
-        ("[1, 2]", "lacks the mark"),
+        ("[1, 2]", "not a codes file"),
         ('{"format": "acestep-codes", "version": 9, "sequences": []}', "version 9"),
         ('{"format": "acestep-codes", "version": 1, "sequences": [[1, "x"]]}', "'x' at position 1"),
         ('{"format": "acestep-codes", "version": 1, "sequences": [[1, 64000]]}', "64000 at position 1"),

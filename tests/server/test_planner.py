@@ -239,7 +239,7 @@ def test_lyrics_longer_than_the_planner_reads_are_told(client: Client) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("<|audio_code_5|><think>", ('"<think>" at character 16', "after 1 codes", "is no audio code")),
+        ("<|audio_code_5|><think>", ('"<think>" at character 16', "after 1 codes", "is not an audio code")),
         ("<|audio_code_5|><|audio_code_64000|>", ("audio code 64000 at position 1 is outside 0..63999",)),
     ],
 )
