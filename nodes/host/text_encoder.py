@@ -37,13 +37,12 @@ class TextEncoder:
         return self._tokens(text, lambda ids: self.model.embed(ids, self.dtype))
 
     def _tokens(self, text: Ids, encode) -> Tokens:
-        device = memory.load_for(self.patcher, self._activation_bytes(text))
+        device = memory.load_for(
+            self.patcher, layer_bytes(self.model.config.shape, text.ids.numel(), self.dtype.itemsize)
+        )
         return Tokens(
             memory.to_intermediate(encode(text.ids.to(device))), memory.to_intermediate_device(text.attention_mask)
         )
-
-    def _activation_bytes(self, text: Ids) -> int:
-        return layer_bytes(self.model.config.shape, text.ids.numel(), self.dtype.itemsize)
 
 
 def load_text_encoder(path: Path) -> TextEncoder:
