@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from comfy_api.v0_0_2 import io
 
 from ..acestep_core.audio.recording import recording, whole_frames
 from ..acestep_core.constants import FRAMES_PER_CODE, SAMPLE_RATE
-from ..acestep_core.models.silence import fit
 from ..acestep_core.models.tokenizer import GROUPS_AT_ONCE
+from ..acestep_core.pipeline.condition import hints_of
 from ..acestep_core.pipeline.memory import MLP_COPIES, RESIDUAL_COPIES
 from ..acestep_core.pipeline.reference import EXCERPT_SAMPLES, Reference, excerpt
 from ..acestep_core.types import AudioCodes, Take
@@ -99,13 +98,8 @@ class AceStepDetokenize(io.ComfyNode):
         if not n_codes:
             raise ValueError('there are no audio codes; connect some, or turn on "think_codes" where they are planned')
         ours, device = _ready(model)
-        network, dtype = ours.diffusion_model, ours.get_dtype_inference()
-
-        def hints_of(sequence: tuple[int, ...]) -> torch.Tensor:
-            ids = torch.tensor([sequence], dtype=torch.long, device=device)
-            return fit(network.detokenize(ids, dtype), n_codes * FRAMES_PER_CODE, ours.silence)
-
-        hints = torch.cat([hints_of(sequence) for sequence in codes.sequences])
+        silence = ours.silence.to(device, ours.get_dtype_inference())
+        hints = hints_of(ours.diffusion_model, codes, silence, n_codes * FRAMES_PER_CODE)
         takes = tuple(Take(seed=0, plan=plan) for plan in range(codes.n_plans))
         return io.NodeOutput(latent(memory.to_intermediate(hints), takes))
 
@@ -139,9 +133,9 @@ class AceStepReference(io.ComfyNode):
         waveform = _recording(audio, "the reference")
         made = Reference(encode(vae, excerpt(waveform)).contiguous())
         made = made if reference is None else made.beside(reference)
-        heard = "repeated up to 30 s" if waveform.shape[-1] < EXCERPT_SAMPLES else "of which 30 s are heard"
+        used = "repeated up to 30 s" if waveform.shape[-1] < EXCERPT_SAMPLES else "of which 30 s are heard"
         count = f"{made.n_recordings} recording{'s' if made.n_recordings > 1 else ''} to sound like"
-        text = f"{count}; this one has {waveform.shape[-1] / SAMPLE_RATE:.2f} s, {heard}"
+        text = f"{count}; this one has {waveform.shape[-1] / SAMPLE_RATE:.2f} s, {used}"
         return io.NodeOutput(made, ui={"text": (text,)})
 
 

@@ -25,18 +25,14 @@ MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, LOSS
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of audio file. container, codec and sample_type are FFmpeg's names; container is also the suffix.
+    """A kind of audio file, in FFmpeg's names."""
 
-    bits: of the whole numbers the codec is given, 0 for float. bit_rate: in bit/s, 0 leaves it to the codec.
-    rates: samples a second that the codec takes, empty for any.
-    """
-
-    container: str
+    container: str  # also the suffix
     codec: str
     sample_type: str
-    bits: int = 0
-    bit_rate: int = 0
-    rates: tuple[int, ...] = ()
+    bits: int = 0  # of the whole numbers that the codec takes, 0 for float
+    bit_rate: int = 0  # bit/s, 0 leaves it to the codec
+    rates: tuple[int, ...] = ()  # samples a second that the codec takes, empty for any
 
     @property
     def suffix(self) -> str:

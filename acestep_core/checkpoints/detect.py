@@ -102,7 +102,7 @@ def check_tensors(name: str, title: str, state: Mapping[str, Tensor], expected: 
             )
 
 
-def detect_variant(choice: str, config: AceStepConfig, declared: Mapping[str, Any], name: str) -> str | None:
+def detect_variant(name: str, choice: str, config: AceStepConfig, declared: Mapping[str, Any]) -> str | None:
     """Return the variant, a key of PRESETS: the choice, else what config.json and the name say, else None.
 
     is_turbo outranks the name, which users change; the name decides what is_turbo leaves open. An undistilled
@@ -111,7 +111,7 @@ def detect_variant(choice: str, config: AceStepConfig, declared: Mapping[str, An
     Raises: ValueError for an unknown choice, or one of the other size than the weights.
     """
     if choice != AUTO:
-        return _chosen_variant(choice, config, name)
+        return _chosen_variant(name, choice, config)
     version = declared.get("model_version")
     named = [variant for variant in (_named_variant(name), _named_variant(str(version))) if variant]
     is_turbo = declared.get("is_turbo")
@@ -121,7 +121,7 @@ def detect_variant(choice: str, config: AceStepConfig, declared: Mapping[str, An
     return fitting[0] if fitting else ("turbo" if is_turbo else "base")
 
 
-def _chosen_variant(choice: str, config: AceStepConfig, name: str) -> str:
+def _chosen_variant(name: str, choice: str, config: AceStepConfig) -> str:
     variant = choice.removeprefix(XL)
     if variant not in PRESETS:
         raise ValueError(f"variant {choice!r} is unknown: choose one of {', '.join(VARIANTS)}")

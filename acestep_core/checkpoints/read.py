@@ -115,7 +115,7 @@ def read_dit(path: Path, variant: str = AUTO, read: Read = read_safetensors) -> 
     state = _part(DIT, weights)
     config = acestep_config(weights.name, state, weights.config)
     check_tensors(weights.name, DIT.title, state, AceStep(config, SHAPES_ONLY).state_dict())
-    detected = detect_variant(variant, config, weights.config, weights.name)
+    detected = detect_variant(weights.name, variant, config, weights.config)
     return DiTFile(
         name=weights.name,
         state=state,
@@ -163,13 +163,13 @@ def list_model_folders(root: Path) -> list[str]:
 
     Hidden folders and the parts inside a pipeline are left out.
     """
-    found = []
+    names = []
     for parent, folders, _ in os.walk(root, followlinks=True):
         here = Path(parent)
         folders[:] = [] if _is_pipeline(here) else [name for name in folders if not name.startswith(".")]
         if here != root and is_model_folder(here):
-            found.append(here.relative_to(root).as_posix() + "/")
-    return sorted(found)
+            names.append(here.relative_to(root).as_posix() + "/")
+    return sorted(names)
 
 
 def _read_qwen3(path: Path, part: Part, n_tokens: int, read: Read) -> Qwen3File:
@@ -248,10 +248,10 @@ def _read_silence(file: Path) -> Tensor:
     if silence is None:
         raise ValueError(f"{file.parent.name}/{file.name} cannot be read: download it again")
     if not isinstance(silence, Tensor) or silence.ndim != 3 or silence.shape[:2] != (1, LATENT_CHANNELS):
-        found = list(silence.shape) if isinstance(silence, Tensor) else type(silence).__name__
+        stored = list(silence.shape) if isinstance(silence, Tensor) else type(silence).__name__
         raise ValueError(
             f"{file.parent.name}/{file.name} must hold a tensor [1, {LATENT_CHANNELS}, frames], "
-            f"it has {found}: download it again"
+            f"it has {stored}: download it again"
         )
     return silence.transpose(1, 2)
 

@@ -58,9 +58,9 @@ class LyricEncoder(nn.Module):
 
     def forward(self, lyric: Tokens) -> Tokens:
         x = self.embed_tokens(lyric.states)
-        at = positions(x, self.shape, None if lyric.attention_mask.all() else lyric.attention_mask)
+        rope = positions(x, self.shape, None if lyric.attention_mask.all() else lyric.attention_mask)
         for layer in self.layers:
-            x = layer(x, at)
+            x = layer(x, rope)
         return Tokens(self.norm(x), lyric.attention_mask)
 
 
@@ -84,9 +84,9 @@ class TimbreEncoder(nn.Module):
         x = self.embed_tokens(reference)
         if self.class_token:
             x = torch.cat((cast(self.special_token, x).expand(x.shape[0], -1, -1), x), dim=1)
-        at = positions(x, self.shape)
+        rope = positions(x, self.shape)
         for layer in self.layers:
-            x = layer(x, at)
+            x = layer(x, rope)
         return self.norm(x[:, 0])
 
 
@@ -107,21 +107,21 @@ class ConditionEncoder(nn.Module):
         self.lyric_encoder = LyricEncoder(text_width, lyric_windowed, shape, build)
         self.timbre_encoder = TimbreEncoder(timbre_windowed, shape, build, class_token)
 
-    def forward(self, text: Tokens, lyric: Tokens, reference: Tensor, owner: Tensor) -> Tokens:
+    def forward(self, text: Tokens, lyric: Tokens, reference: Tensor, item_of: Tensor) -> Tokens:
         """Return the packed condition: lyric, timbre, text tokens of each item, then padding.
 
         text and lyric: the text encoder's states [B, L, width]. reference [R, T, 64]: clips of all items;
-        owner [R]: the item each belongs to.
+        item_of [R]: the item each belongs to.
         """
-        timbre = _by_owner(self.timbre_encoder(reference), owner, text.states.shape[0])
+        timbre = _by_item(self.timbre_encoder(reference), item_of, text.states.shape[0])
         text = Tokens(self.text_projector(text.states), text.attention_mask)
         return pack(pack(self.lyric_encoder(lyric), timbre), text)
 
 
-def _by_owner(vectors: Tensor, owner: Tensor, n_items: int) -> Tokens:
+def _by_item(vectors: Tensor, item_of: Tensor, n_items: int) -> Tokens:
     """Return the clips' vectors [R, width] as each item's own tokens, in order of appearance."""
-    counts = torch.bincount(owner, minlength=n_items)
-    attention_mask = torch.arange(int(counts.max()), device=owner.device) < counts[:, None]
+    counts = torch.bincount(item_of, minlength=n_items)
+    attention_mask = torch.arange(int(counts.max()), device=item_of.device) < counts[:, None]
     states = vectors.new_zeros(*attention_mask.shape, vectors.shape[-1])
-    states[attention_mask] = vectors[owner.argsort(stable=True)]
+    states[attention_mask] = vectors[item_of.argsort(stable=True)]
     return Tokens(states, attention_mask)

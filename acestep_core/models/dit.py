@@ -25,7 +25,7 @@ N_SINUSOIDS = 256
 TIMESTEP_SCALE = 1000.0
 N_MODULATIONS = 6  # shift, scale, gate of self-attention, then of the MLP
 
-Watch = Callable[[Tensor], None]  # shown the queries [B, H, S, D] of a layer's cross-attention
+OnQueries = Callable[[Tensor], None]  # shown the queries [B, H, S, D] of a layer's cross-attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +89,15 @@ class DiTLayer(nn.Module):
         self,
         x: Tensor,
         terms: Tensor,
-        at: Positions,
+        rope: Positions,
         kv: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        watch: Watch | None = None,
+        on_queries: OnQueries | None = None,
     ) -> Tensor:
         terms = (cast(self.scale_shift_table, x) + terms)[:, :, None]
         shift_sa, scale_sa, gate_sa, shift_mlp, scale_mlp, gate_mlp = terms.unbind(1)
-        x = torch.addcmul(x, gate_sa, self.self_attn(_modulate(self.self_attn_norm(x), shift_sa, scale_sa), at))
-        x = x + self._cross(self.cross_attn_norm(x), kv, mask, watch)
+        x = torch.addcmul(x, gate_sa, self.self_attn(_modulate(self.self_attn_norm(x), shift_sa, scale_sa), rope))
+        x = x + self._cross(self.cross_attn_norm(x), kv, mask, on_queries)
         return torch.addcmul(x, gate_mlp, self.mlp(_modulate(self.mlp_norm(x), shift_mlp, scale_mlp)))
 
     def cross_kv(self, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,11 +105,13 @@ class DiTLayer(nn.Module):
         k, v = self.cross_attn.keys_values(states)
         return k.transpose(1, 2), v.transpose(1, 2)
 
-    def _cross(self, x: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None, watch: Watch | None = None) -> Tensor:
+    def _cross(
+        self, x: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None, on_queries: OnQueries | None = None
+    ) -> Tensor:
         attn = self.cross_attn
         queries = attn.queries(x).transpose(1, 2)
-        if watch is not None:
-            watch(queries)
+        if on_queries is not None:
+            on_queries(queries)
         out: Tensor = attn.ops.attention(queries, *kv, mask)
         return attn.merge(out.transpose(1, 2))
 
@@ -163,9 +165,9 @@ class DiT(nn.Module):
         """
         n_frames = x.shape[1]
         tokens = self._patches(x, context)
-        at = positions(tokens, self.shape)
+        rope = positions(tokens, self.shape)
         for layer, kv in zip(self.layers, cross.layers, strict=True):
-            tokens = layer(tokens, modulation.terms, at, kv, cross.mask)
+            tokens = layer(tokens, modulation.terms, rope, kv, cross.mask)
         shift, scale = (cast(self.scale_shift_table, tokens) + modulation.embedding[:, None])[:, :, None].unbind(1)
         tokens = _modulate(self.norm_out(tokens), shift, scale)
         return self.proj_out(tokens.transpose(1, 2)).transpose(1, 2)[:, :n_frames]
@@ -185,14 +187,16 @@ class DiT(nn.Module):
         condition tokens, those outside keys included. One head's share of all tokens exists at a time.
         """
         tokens = self._patches(x, context)
-        at = positions(tokens, self.shape)
+        rope = positions(tokens, self.shape)
         wanted = range(cross.layers[0][0].shape[2])[keys]
         attention = torch.empty(len(x), len(heads), len(wanted), tokens.shape[1], device=x.device)
         needed = cross.layers[: heads[-1][0] + 1]
         for index, (layer, kv) in enumerate(zip(self.layers, needed, strict=False)):
             rows = [(row, head) for row, (of, head) in enumerate(heads) if of == index]
-            watch = partial(_look, key=kv[0], mask=cross.mask, rows=rows, keys=keys, attention=attention)
-            tokens = layer(tokens, modulation.terms, at, kv, cross.mask, watch)
+            on_queries = partial(
+                _write_attention, key=kv[0], mask=cross.mask, rows=rows, keys=keys, attention=attention
+            )
+            tokens = layer(tokens, modulation.terms, rope, kv, cross.mask, on_queries)
         return attention
 
     def _patches(self, x: Tensor, context: Tensor) -> Tensor:
@@ -202,7 +206,7 @@ class DiT(nn.Module):
         return self.proj_in(frames.transpose(1, 2)).transpose(1, 2)
 
 
-def _look(
+def _write_attention(
     queries: Tensor,
     key: Tensor,
     mask: Tensor | None,
@@ -210,7 +214,7 @@ def _look(
     keys: slice,
     attention: Tensor,
 ) -> None:
-    """Write what some heads of queries [B, H, S, D] attend to into their rows of found [B, rows, n_keys, S]."""
+    """Write what some heads of queries [B, H, S, D] attend to into their rows of attention [B, rows, n_keys, S]."""
     n_sharing = queries.shape[1] // key.shape[1]  # query heads to a key head
     for row, head in rows:
         scores = queries[:, head] @ key[:, head // n_sharing].mT * queries.shape[-1] ** -0.5

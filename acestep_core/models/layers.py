@@ -153,10 +153,10 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
-def rotate(x: Tensor, at: Positions) -> Tensor:
+def rotate(x: Tensor, rope: Positions) -> Tensor:
     """Return x [B, S, H, D] turned by its position's angles; the halves of D are the pairs."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = at.cos[..., None, :], at.sin[..., None, :]
+    cos, sin = rope.cos[..., None, :], rope.sin[..., None, :]
     turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
     return torch.cat(turned, dim=-1)
 
@@ -196,16 +196,16 @@ class Attention(nn.Module):
         self.q_norm = build.norm(head_dim, shape.eps)
         self.k_norm = build.norm(head_dim, shape.eps)
 
-    def forward(self, x: Tensor, at: Positions, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: Positions, past: Past | None = None) -> Tensor:
         """Return self-attention of x [B, S, width], windowed where the layer is; past: over earlier tokens too."""
-        q = rotate(self.queries(x), at)
+        q = rotate(self.queries(x), rope)
         k, v = self.keys_values(x)
-        k = rotate(k, at)
+        k = rotate(k, rope)
         if past is not None:
             k, v = past.extend(k, v)
-        if self.windowed and at.band is not None and self.shape.window is not None:
-            return self.merge(windowed_attention(q, k, v, at.band, self.shape.window, self.ops))
-        out = self.ops.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), at.full)
+        if self.windowed and rope.band is not None and self.shape.window is not None:
+            return self.merge(windowed_attention(q, k, v, rope.band, self.shape.window, self.ops))
+        out = self.ops.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), rope.full)
         return self.merge(out.transpose(1, 2))
 
     def queries(self, x: Tensor) -> Tensor:
@@ -248,8 +248,8 @@ class EncoderLayer(nn.Module):
         self.post_attention_layernorm = build.norm(shape.width, shape.eps)
         self.mlp = SwiGLU(shape.width, shape.mlp_width, build)
 
-    def forward(self, x: Tensor, at: Positions, past: Past | None = None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), at, past)
+    def forward(self, x: Tensor, rope: Positions, past: Past | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, past)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 

@@ -54,15 +54,15 @@ class Qwen3(nn.Module):
         Padding must stand at the right: later positions cannot reach earlier tokens.
         """
         x = self.embed(ids, dtype)
-        at = _causal(positions(x, self.config.shape))
+        rope = _causal(positions(x, self.config.shape))
         for layer in self.layers:
-            x = layer(x, at)
+            x = layer(x, rope)
         return self.norm(x)
 
     def extend(self, x: Tensor, reach: Reach) -> Tensor:
         """Return the last hidden states [B, S, width] of embeddings x, which come next in a cache's rows."""
         for layer, past in zip(self.layers, reach.layers, strict=True):
-            x = layer(x, reach.at, past)
+            x = layer(x, reach.rope, past)
         return self.norm(x)
 
 
@@ -70,7 +70,7 @@ class Qwen3(nn.Module):
 class Reach:
     """Where the next tokens of a cache's rows stand, and what each layer shows them."""
 
-    at: Positions
+    rope: Positions
     layers: tuple[Past, ...]
 
 
@@ -143,13 +143,13 @@ class KVCache:
 
     def _reach(self, slots: Tensor, mask: Tensor, n_visible: int) -> Reach:
         places = slots - self.starts
-        at = Positions(self.cos[places], self.sin[places], mask, None)
-        return Reach(at, tuple(Past(keys, values, slots, n_visible) for keys, values in self.layers))
+        rope = Positions(self.cos[places], self.sin[places], mask, None)
+        return Reach(rope, tuple(Past(keys, values, slots, n_visible) for keys, values in self.layers))
 
 
-def _causal(at: Positions) -> Positions:
+def _causal(rope: Positions) -> Positions:
     """Return the positions with a mask that hides what comes later."""
-    n_tokens = at.cos.shape[0]
-    lowest = torch.finfo(at.cos.dtype).min
-    mask = torch.full((n_tokens, n_tokens), lowest, dtype=at.cos.dtype, device=at.cos.device).triu(1)
-    return Positions(at.cos, at.sin, mask[None, None], None)
+    n_tokens = rope.cos.shape[0]
+    lowest = torch.finfo(rope.cos.dtype).min
+    mask = torch.full((n_tokens, n_tokens), lowest, dtype=rope.cos.dtype, device=rope.cos.device).triu(1)
+    return Positions(rope.cos, rope.sin, mask[None, None], None)

@@ -88,9 +88,9 @@ class AttentionPooler(nn.Module):
         """Return [G, width] for groups [G, 5, width]."""
         x = self.embed_tokens(groups)
         x = torch.cat((cast(self.special_token, x).expand(x.shape[0], -1, -1), x), dim=1)
-        at = positions(x, self.shape)
+        rope = positions(x, self.shape)
         for layer in self.layers:
-            x = layer(x, at)
+            x = layer(x, rope)
         return self.norm(x[:, 0])
 
 
@@ -140,9 +140,9 @@ class AudioDetokenizer(nn.Module):
         """Return latents [G, 5, 64] of quantised vectors [G, width]."""
         x = self.embed_tokens(vectors)[:, None]
         x = x + cast(self.special_tokens, x)
-        at = positions(x, self.shape)
+        rope = positions(x, self.shape)
         for layer in self.layers:
-            x = layer(x, at)
+            x = layer(x, rope)
         latents: Tensor = self.proj_out(self.norm(x))
         return latents
 

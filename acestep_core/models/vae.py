@@ -349,17 +349,17 @@ def _over_windows(
     """
     n_tiles = x.shape[0] * len(windows)
     result: Tensor | None = None
-    for done, (item, (kept, seen)) in enumerate(itertools.product(range(x.shape[0]), windows), start=1):
-        end = seen.stop * read if seen.stop < windows.n_units else x.shape[-1]
-        y = stage(x[item : item + 1, :, seen.start * read : end])
-        y = y[..., (kept.start - seen.start) * write : (kept.stop - seen.start) * write]
+    for done, (item, (tile, padded)) in enumerate(itertools.product(range(x.shape[0]), windows), start=1):
+        end = padded.stop * read if padded.stop < windows.n_units else x.shape[-1]
+        y = stage(x[item : item + 1, :, padded.start * read : end])
+        y = y[..., (tile.start - padded.start) * write : (tile.stop - padded.start) * write]
         if n_tiles == 1:
             result = y.to(out_device or y.device)
         else:
             if result is None:
                 shape = (x.shape[0], y.shape[1], windows.n_units * write)
                 result = torch.empty(shape, dtype=y.dtype, device=out_device or y.device)
-            result[item, :, kept.start * write : kept.stop * write] = y[0]
+            result[item, :, tile.start * write : tile.stop * write] = y[0]
         if on_tile is not None:
             on_tile(done, n_tiles)
     assert result is not None  # inputs have at least one item and one unit

@@ -163,7 +163,7 @@ def hints_of(model: AceStep, codes: AudioCodes, silence: Tensor, n_frames: int) 
     """Return the hints of codes [plans, n_frames, 64], None without codes; where they end early, silence follows."""
     if not codes.n_plans:
         return None
-    plans = [torch.tensor([sequence], device=silence.device) for sequence in codes.sequences]
+    plans = [torch.tensor([sequence], dtype=torch.long, device=silence.device) for sequence in codes.sequences]
     return torch.cat([fit(model.detokenize(plan, silence.dtype), n_frames, silence) for plan in plans])
 
 

@@ -191,28 +191,28 @@ def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
 
-def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Return logits in which tokens that were seen (bool, same shape) are less likely."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+def penalize(logits: Tensor, used: Tensor, penalty: float) -> Tensor:
+    """Return logits in which tokens that were used (bool, same shape) are less likely."""
+    return torch.where(used, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: LmSampling) -> Tensor:
     """Return an index [N] for each row of logits [N, V], chosen by its uniform number [N, 1] in (0, 1].
 
-    The number points into the probabilities that are kept, laid end to end in the order of the vocabulary. Laid
+    The number points into the probabilities that are allowed, laid end to end in the order of the vocabulary. Laid
     by size, neighbours of almost equal probability would change places whenever something is rounded otherwise.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits / sampling.temperature, -1)
-    kept = probabilities >= _least_kept(probabilities, sampling)
-    mass = torch.where(kept, probabilities, 0).cumsum(-1)
+    allowed = probabilities >= _threshold(probabilities, sampling)
+    mass = torch.where(allowed, probabilities, 0).cumsum(-1)
     # The first index whose cumulative mass reaches the number: above 0, so it skips probability 0; at most the total,
     # so it stays in range.
     return torch.searchsorted(mass, uniforms * mass[:, -1:]).squeeze(-1)
 
 
-def _least_kept(probabilities: Tensor, sampling: LmSampling) -> Tensor:
+def _threshold(probabilities: Tensor, sampling: LmSampling) -> Tensor:
     """Return the smallest probability [N, 1] that top-k, then top-p, and min-p keep; equals stay together.
 
     Top-p drops from below while what it drops amounts to 1 − p at most, and never the largest.
@@ -242,7 +242,7 @@ class _Writer:
     def __init__(self, model: Qwen3, sampling: LmSampling, uniforms: Tensor) -> None:
         self.model, self.sampling = model, sampling
         self.uniforms = iter(uniforms)
-        self.seen = torch.zeros(1, model.config.n_tokens, dtype=torch.bool, device=uniforms.device)
+        self.used = torch.zeros(1, model.config.n_tokens, dtype=torch.bool, device=uniforms.device)
         self._text_head: Tensor | None = None
         self._banned: dict[Text, Tensor] = {}
 
@@ -251,14 +251,14 @@ class _Writer:
         logits = self._logits(hidden, step)
         _check_finite(bool(logits.isfinite().all()), hidden.dtype)
         if self.sampling.repetition_penalty != 1:
-            seen = self.seen[:, step.ids if isinstance(step, Choice) else slice(N_TEXT_TOKENS)]
-            logits = penalize(logits, seen, self.sampling.repetition_penalty)
+            used = self.used[:, step.ids if isinstance(step, Choice) else slice(N_TEXT_TOKENS)]
+            logits = penalize(logits, used, self.sampling.repetition_penalty)
         if isinstance(step, Text):
             logits.index_fill_(1, self._banned_by(step, logits.device), -math.inf)
         greedy = isinstance(step, Choice) and step.greedy
         index = int(logits.argmax() if greedy else draw(logits, next(self.uniforms), self.sampling))
         token = step.ids[index] if isinstance(step, Choice) else index
-        self.seen[0, token] = True
+        self.used[0, token] = True
         return token
 
     def _logits(self, hidden: Tensor, step: Choice | Text) -> Tensor:
@@ -293,7 +293,7 @@ class _Takes:
         self.chosen = torch.zeros(n_codes, n_takes, dtype=torch.long, device=like.device)
         self.last = self.chosen.new_zeros(n_takes)
         self.n_chosen = self.chosen.new_zeros(1)
-        self.seen = torch.zeros(n_takes, len(live), dtype=torch.bool, device=like.device)
+        self.used = torch.zeros(n_takes, len(live), dtype=torch.bool, device=like.device)
         self.sane = torch.ones(n_takes, dtype=torch.bool, device=like.device)
 
     def step(self) -> None:
@@ -312,12 +312,12 @@ class _Takes:
         logits = (hidden @ self.head).float()
         cond, *uncond = logits.split(len(self.last))
         if self.sampling.repetition_penalty != 1:
-            cond = penalize(cond, self.seen, self.sampling.repetition_penalty)
+            cond = penalize(cond, self.used, self.sampling.repetition_penalty)
         logits = guide(cond, uncond[0], self.sampling.cfg_scale) if uncond else cond
         self.sane &= logits.amax(-1).isfinite()
         self.last.copy_(draw(logits, self.uniforms.index_select(0, self.n_chosen)[0], self.sampling))
         self.chosen.index_copy_(0, self.n_chosen, self.last[None])
-        self.seen.scatter_(1, self.last[:, None], True)
+        self.used.scatter_(1, self.last[:, None], True)
         self.n_chosen += 1
 
     def check(self) -> None:
@@ -367,7 +367,7 @@ class _Graph:
         Both run on one side stream. cuBLAS keeps a workspace for each stream: made by the first step, it is
         ordinary memory; made within the graph, it would belong to that graph and be gone before the next.
         """
-        advanced = (self.takes.last, self.takes.n_chosen, self.takes.seen)
+        advanced = (self.takes.last, self.takes.n_chosen, self.takes.used)
         before = [tensor.clone() for tensor in advanced]
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):

@@ -122,20 +122,15 @@ class Grammar:
 
 @dataclass(frozen=True, eq=False)
 class Lexicon:
-    """How a tokenizer spells what the planner writes. Made once per tokenizer, shared by its grammars.
+    """How a tokenizer spells what the planner writes. Made once per tokenizer, shared by its grammars."""
 
-    names: the ids of "bpm:" and so on. given: the ids of every legal value, with the space before and the
-    newline behind it. tries: the same by prefix. newlines: the tokens that end a line. line: free text on one
-    line. line_start: a continuation, or the name that follows, by that name. lyrics: free text that may end.
-    """
-
-    names: Mapping[str, tuple[int, ...]]
-    values: Mapping[str, Mapping[str, tuple[int, ...]]]
-    tries: Mapping[str, Trie]
-    newlines: frozenset[int]
-    line: Text
-    line_start: Mapping[str, Text]
-    lyrics: Text
+    names: Mapping[str, tuple[int, ...]]  # the ids of "bpm:" and so on
+    values: Mapping[str, Mapping[str, tuple[int, ...]]]  # of every legal value, the space before and newline behind it
+    tries: Mapping[str, Trie]  # the same by prefix
+    newlines: frozenset[int]  # the tokens that end a line
+    line: Text  # free text on one line
+    line_start: Mapping[str, Text]  # a continuation, or the name that follows, by that name
+    lyrics: Text  # free text that may end
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Lexicon:

@@ -31,15 +31,15 @@ class Likelihood:
     recall: float  # mean of 1, 0.9, … 0.1 for tokens the planner ranked first, second, … tenth, 0 for others
 
 
-def pmi_score(given: float, alone: float, scale: float = PMI_SCALE) -> float:
-    """Return 0 to 1: how much likelier an answer is with a condition (`given`) than without it (`alone`).
+def pmi_score(conditional: float, unconditional: float, scale: float = PMI_SCALE) -> float:
+    """Return 0 to 1: how much likelier an answer is with a condition than without it.
 
     Both are mean log-probabilities. 0.5 means no difference; a smaller scale makes small differences count more.
     """
     if not scale > 0:
         raise ValueError(f"the scale of a PMI score must be above 0, got {scale}; 0.1 is usual")
     # A difference of several hundred is certainty, and exp would overflow.
-    return 1 / (1 + math.exp(min(-(given - alone) / scale, 700.0)))
+    return 1 / (1 + math.exp(min(-(conditional - unconditional) / scale, 700.0)))
 
 
 def likelihood_bytes(config: Qwen3Config, n_question: int, n_answers: int, itemsize: int) -> int:
@@ -101,12 +101,12 @@ def _side_by_side(cache: KVCache, n_read: int, sizes: Sequence[int]) -> Reach:
 
     They use consecutive slots of the cache, but all positions count from n_read, and none attends to another.
     """
-    owner = torch.repeat_interleave(torch.tensor(sizes)).to(cache.slots.device)
+    answer_of = torch.repeat_interleave(torch.tensor(sizes)).to(cache.slots.device)
     places = torch.cat([torch.arange(size) for size in sizes]).to(cache.slots.device) + n_read
-    later = torch.ones(len(owner), len(owner), dtype=torch.bool, device=owner.device).triu(1)
-    own = (owner[:, None] == owner) & ~later
-    seen = torch.cat((own.new_ones(len(own), n_read), own), dim=1)
-    mask = additive_mask(seen[None, None], cache.cos.dtype)
+    later = torch.ones(len(answer_of), len(answer_of), dtype=torch.bool, device=answer_of.device).triu(1)
+    own = (answer_of[:, None] == answer_of) & ~later
+    visible = torch.cat((own.new_ones(len(own), n_read), own), dim=1)
+    mask = additive_mask(visible[None, None], cache.cos.dtype)
     at = Positions(cache.cos[places], cache.sin[places], mask, None)
     slots = cache.slots[n_read:]
     return Reach(at, tuple(Past(keys, values, slots, cache.n_slots) for keys, values in cache.layers))

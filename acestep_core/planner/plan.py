@@ -50,16 +50,12 @@ MAX_THOUGHT_TOKENS = MAX_TOKENS["caption"] + 128
 
 @dataclass(frozen=True)
 class Thinking:
-    """Which parts of planning to do. With none of them a song goes straight through.
+    """Which parts of planning to do. With none of them a song goes straight through."""
 
-    codes: sketch the music in audio codes. metadata: find tempo, key, time signature and length where the song
-    leaves them open. caption: write the caption out. language: tell the language where the song leaves it open.
-    """
-
-    codes: bool = True
-    metadata: bool = True
-    caption: bool = True
-    language: bool = True
+    codes: bool = True  # sketch the music in audio codes
+    metadata: bool = True  # find tempo, key, time signature and length where the song leaves them open
+    caption: bool = True  # write the caption out
+    language: bool = True  # name the language where the song leaves it open
 
     @property
     def of_words(self) -> bool:

@@ -52,8 +52,8 @@ def score_plans(
     for sequence in codes.sequences:
         with_codes = _ask(planner, sequence, answers)
         recalls = [
-            NamedScore(f"plan_{answer.name}", found.recall)
-            for answer, found in zip(answers, with_codes, strict=True)
+            NamedScore(f"plan_{answer.name}", likelihood.recall)
+            for answer, likelihood in zip(answers, with_codes, strict=True)
             if answer.is_metadata
         ]
         pmi = [

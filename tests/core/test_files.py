@@ -207,8 +207,8 @@ def test_a_window_that_is_switched_off_is_none(tmp_path):
 
 
 def test_settings_come_from_metadata_of_a_single_file(tmp_path):
-    said = json.dumps({"rms_norm_eps": 1e-5, "is_turbo": False})
-    save_file(tiny.dit("turbo"), tmp_path / "mine.safetensors", metadata={"config": said})
+    declared = json.dumps({"rms_norm_eps": 1e-5, "is_turbo": False})
+    save_file(tiny.dit("turbo"), tmp_path / "mine.safetensors", metadata={"config": declared})
     file = files.read_dit(tmp_path / "mine.safetensors")
     assert file.config.decoder.eps == 1e-5
     assert (file.variant, file.variant_known) == ("base", True)
@@ -229,7 +229,7 @@ def test_a_file_that_tells_no_variant_is_taken_for_turbo_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "variant"),
+    ("name", "declared", "variant"),
     [
         ("acestep-v15-turbo", {}, "turbo"),
         ("acestep-v15-turbo-shift1", {}, "turbo-shift1"),
@@ -253,14 +253,14 @@ def test_a_file_that_tells_no_variant_is_taken_for_turbo_and_says_so(tmp_path):
         ("merge_sft_turbo", {"is_turbo": True}, "turbo"),
     ],
 )
-def test_variant_is_detected_from_config_and_name(name, said, variant):
-    assert detect_variant("auto", tiny.DIT_2B, said, name) == variant
+def test_variant_is_detected_from_config_and_name(name, declared, variant):
+    assert detect_variant(name, "auto", tiny.DIT_2B, declared) == variant
 
 
 @pytest.mark.parametrize("choice", [choice for choice in VARIANTS if choice != "auto"])
 def test_a_chosen_variant_wins_over_name_and_config(choice):
     config = tiny.DIT_XL if choice.startswith("xl-") else tiny.DIT_2B
-    variant = detect_variant(choice, config, {"is_turbo": True}, "acestep-v15-turbo")
+    variant = detect_variant("acestep-v15-turbo", choice, config, {"is_turbo": True})
     assert variant == choice.removeprefix("xl-")
     assert variant in PRESETS
 
