@@ -85,7 +85,9 @@ def stem(name: str, number: int, take: Take | None) -> str:
 
     The number comes first, for ComfyUI finds the next one between the name and the next "_".
     """
-    parts = ["seed" + str(take.seed), take.track and _clean(take.track)] if take else []
+    parts = (
+        [f"seed{take.seed}" if take.seed is not None else "", _clean(take.track) if take.track else ""] if take else []
+    )
     return "_".join(filter(None, (name, f"{number:05}", *parts)))
 
 

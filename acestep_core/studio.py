@@ -225,7 +225,7 @@ class Studio:
             heads = lyric_heads(model.config, models.dit_file.alignment_heads)
             start, stop = encoding.task.window if encoding.task.sources else (0, rendition.latents.shape[1])
             windows = fit(rendition.latents[:, start:stop], stop - start, silence).to(models.device, models.dtype)
-            given = condition(model, encoding, silence.to(windows), windows.shape[1], windows)
+            given = condition(model, encoding, silence.to(windows), windows.shape[1])
             scores = []
             for item, take in enumerate(rendition.takes):
                 self._step("score", item, len(rendition.takes))

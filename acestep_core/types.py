@@ -96,7 +96,7 @@ def checked_codes(codes: Sequence[int]) -> tuple[int, ...]:
 class Take:
     """Where one item of a latent batch came from."""
 
-    seed: int
+    seed: int | None = None  # None where our sampler did not make it, or no seed mattered
     plan: int = 0  # which of the plans, or of a task's rows, it follows
     n_steps: int = 0  # 0 where nothing was sampled
     track: str = ""  # of a task that makes one

@@ -73,6 +73,11 @@ class Condition:
     tokens: Tokens
     context: Tensor
 
+    @property
+    def n_tokens(self) -> int:
+        """Return how long the packed condition is."""
+        return self.tokens.states.shape[1]
+
 
 def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task = TEXT2MUSIC) -> int:
     """Return the latent length of a generation: the task's, the codes', else the song's, else two minutes.
@@ -98,26 +103,39 @@ def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task = TEXT2MUSIC) -> i
     return max(n_codes * FRAMES_PER_CODE, frames_for(0))
 
 
-def condition(
-    model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, like: Tensor, plain: bool = False
-) -> Condition:
-    """Return the Condition of an encoding for n_frames, in the dtype and on the device of the tensor `like`.
+def condition(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool = False) -> Condition:
+    """Return the Condition of an encoding for n_frames, in the dtype and on the device of silence [1, n, 64].
 
-    silence [1, n, 64] belongs to the checkpoint. plain: as text2music, without codes or source.
+    The silence belongs to the checkpoint. plain: as text2music, without codes or source.
     """
-    silence = silence.to(like)
+    return Condition(
+        packed_tokens(model, encoding, silence, plain), context_latents(model, encoding, silence, n_frames, plain)
+    )
+
+
+def packed_tokens(model: AceStep, encoding: Encoding, silence: Tensor, plain: bool = False) -> Tokens:
+    """Return the tokens [P, L, D] that every frame attends to, in the dtype and on the device of silence [1, n, 64]."""
     n_plans = encoding.n_plans
     text = encoding.text_to_music if plain else encoding.text
     # Without a recording the timbre is silence encoded by the VAE, as in training, not zeros.
-    timbre = tile(silence, REFERENCE_FRAMES) if encoding.timbre is None else encoding.timbre.to(like)
-    plans = torch.arange(n_plans, device=like.device)
-    tokens = model.encoder(
-        _for_plans(text, n_plans, like),
-        _for_plans(encoding.lyric, n_plans, like),
+    timbre = tile(silence, REFERENCE_FRAMES) if encoding.timbre is None else encoding.timbre.to(silence)
+    plans = torch.arange(n_plans, device=silence.device)
+    tokens: Tokens = model.encoder(
+        _for_plans(text, n_plans, silence),
+        _for_plans(encoding.lyric, n_plans, silence),
         timbre.repeat(n_plans, 1, 1),
         plans.repeat_interleave(timbre.shape[0]),
     )
-    return Condition(tokens, _context(model, encoding, silence, n_frames, plain))
+    return tokens
+
+
+def context_latents(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool = False) -> Tensor:
+    """Return source latents and mask [P, n_frames, 128], in the dtype and on the device of silence [1, n, 64]."""
+    mask = encoding.task.mask_in_window(n_frames)
+    inside = torch.ones(1, n_frames, dtype=torch.bool) if mask is None else mask > 0
+    inside = _for_rows(inside.to(silence.device), encoding.n_plans)
+    source = tile(silence, n_frames) if plain else _source(model, encoding, silence, n_frames, inside)
+    return chunk_context(_for_rows(source, encoding.n_plans), inside)
 
 
 def _check_together(codes: AudioCodes, task: Task) -> None:
@@ -130,15 +148,6 @@ def _check_together(codes: AudioCodes, task: Task) -> None:
         raise ValueError(
             f"{codes.n_plans} plans do not go with {task.n_rows} sources or tracks; use one of either, or as many"
         )
-
-
-def _context(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, plain: bool) -> Tensor:
-    """Return the context latents [P, n_frames, 128] of a batch of plans."""
-    mask = encoding.task.mask_in_window(n_frames)
-    inside = torch.ones(1, n_frames, dtype=torch.bool) if mask is None else mask > 0
-    inside = _for_rows(inside.to(silence.device), encoding.n_plans)
-    source = tile(silence, n_frames) if plain else _source(model, encoding, silence, n_frames, inside)
-    return chunk_context(_for_rows(source, encoding.n_plans), inside)
 
 
 def _source(model: AceStep, encoding: Encoding, silence: Tensor, n_frames: int, inside: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def generate(
     A task's latents are its window (`Task.assemble` makes them whole). origin: the prompt that a morph comes from.
     """
     run = Run(model, silence)
-    run.expect([level for level in job.levels if level > 0], silence)  # every level's modulation at once
+    run.expect([level for level in job.levels if level > 0])
     return solve(job, guided_velocity(run, encoding, job, origin), silence.device, on_step)
 
 

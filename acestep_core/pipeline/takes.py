@@ -44,6 +44,7 @@ class Takes:
     """Everything the takes of one request are sampled from. Tensors have a row for each take."""
 
     takes: tuple[Take, ...]
+    seeds: tuple[int, ...]
     n_frames: int
     levels: tuple[float, ...]
     resolved: Resolved  # steps, shift and guidance with every preset filled in
@@ -61,7 +62,7 @@ class Takes:
     def job(self, part: slice = slice(None)) -> Job:
         """Return what the takes of `part` are sampled from; the same for a take in whichever part it is."""
         morph, others = self.options.morph, take_seeds(self.options.retake.seed, len(self.takes))[part]
-        seeds = [take.seed for take in self.takes[part]]
+        seeds = self.seeds[part]
         draw = noise_of(seeds, others, self.options.retake, self.n_frames)
         return Job(
             rows=tuple(take.plan for take in self.takes[part]),
@@ -104,11 +105,19 @@ def prepare(
     check_task(task, variant, n_frames)
     resolved = resolve(variant, request.n_steps, request.shift, request.guidance)
     levels = _levels(variant, task, resolved, options)
-    takes = _takes(request, task, n_plans, len(levels) - 1)
+    plans = [plan for plan in range(n_plans) for _ in range(request.takes_per_plan)]
+    seeds = take_seeds(request.seed, len(plans), request.seeds)
+    n_steps = len(levels) - 1
+    # Where nothing is generated no seed made it.
+    takes = tuple(
+        Take(None if task.keeps_all else seed, plan, n_steps, task.track_of(plan))
+        for seed, plan in zip(seeds, plans, strict=True)
+    )
     rows = torch.tensor([take.plan for take in takes])
     source = task.source_in_window(n_frames, silence.cpu()) if task.sources else latents
     return Takes(
         takes=takes,
+        seeds=seeds,
         n_frames=n_frames,
         levels=levels,
         resolved=resolved,
@@ -177,12 +186,6 @@ def _levels(variant: str, task: Task, resolved: Resolved, options: Options) -> t
     else:
         levels = schedule(resolved.n_steps, resolved.shift)
     return start_at(levels, 1 - task.noise_strength) if task.noise_strength else levels
-
-
-def _takes(request: Request, task: Task, n_plans: int, n_steps: int) -> tuple[Take, ...]:
-    plans = [plan for plan in range(n_plans) for _ in range(request.takes_per_plan)]
-    seeds = take_seeds(request.seed, len(plans), request.seeds)
-    return tuple(Take(seed, plan, n_steps, task.track_of(plan)) for seed, plan in zip(seeds, plans, strict=True))
 
 
 def _start(latents: Tensor, source: Tensor, task: Task, morph: Morph | None, rows: Tensor) -> Tensor | None:

@@ -96,4 +96,4 @@ def _warnings(prompt: Prompt, morph_from: Prompt | None, used: bool) -> list[str
 
 def _summary(takes: Takes, chunk_size: int) -> str:
     chunks = f", {chunk_size} takes at a time" if chunk_size < len(takes.takes) else ""
-    return f"{takes.summary}{chunks}, seed {', '.join(str(take.seed) for take in takes.takes)}"
+    return f"{takes.summary}{chunks}, seed {', '.join(map(str, takes.seeds))}"

@@ -100,7 +100,7 @@ def compare(model, made_of: Encoding, options: Options, guidance: float) -> None
 
     job = takes.job()
     rounding = DataRun(network, silence)
-    rounding.expect([level for level in job.levels if level > 0], silence)
+    rounding.expect([level for level in job.levels if level > 0])
     velocity = guided_velocity(rounding, made_of, job)
 
     def rounded_velocity(x: Tensor, at: Evaluation) -> Tensor:

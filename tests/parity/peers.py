@@ -25,8 +25,7 @@ from acestep_pack.acestep_core.models.acestep import AceStep
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
-from acestep_pack.acestep_core.pipeline.condition import Condition
-from acestep_pack.acestep_core.pipeline.run import Run
+from acestep_pack.acestep_core.pipeline.run import Branch, Computed, Run
 from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
 from acestep_pack.nodes.host.memory import with_attention
 from comfyui import comfyui_path
@@ -251,5 +250,8 @@ def diffusers_pipeline(size: str, silence: Tensor) -> AceStepPipeline:
 class ConditionRun(Run):
     """A Run whose branches name a Condition where the product names an Encoding: tests make conditions by hand."""
 
-    def condition(self, encoding: Condition, like: Tensor, plain: bool = False) -> Condition:
-        return encoding
+    def _tokens(self, computed: Computed, branch: Branch, x: Tensor) -> Tokens:
+        return branch.encoding.tokens
+
+    def _context(self, computed: Computed, branch: Branch, x: Tensor) -> Tensor:
+        return branch.encoding.context.index_select(0, torch.tensor(branch.rows))

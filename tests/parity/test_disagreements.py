@@ -71,7 +71,7 @@ def test_lyric_and_timbre_encoders_keep_their_window():
 @pytest.mark.parametrize("n_silence", [900, 256])
 def test_timbre_without_a_reference_is_that_of_750_silence_frames(n_frames, n_silence):
     silence = SILENCE[:, :n_silence]
-    made = condition(model("2b"), encoding(), silence, n_frames, torch.zeros(1))
+    made = condition(model("2b"), encoding(), silence, n_frames)
     thirty_seconds = torch.cat([silence] * 3, dim=1)[:, :750]
     timbre, _ = peers.diffusers_condition_encoder("2b").timbre_encoder(thirty_seconds, torch.tensor([0]))
     assert_close(made.tokens.states[:, 20], timbre[:, 0], ONE_PART)  # behind the 20 tokens of lyrics
@@ -102,14 +102,14 @@ def test_mask_of_a_region_is_one_inside_and_zero_outside():
 
 
 def test_mask_is_one_everywhere_when_a_whole_song_is_made():
-    made = condition(model("2b"), encoding(), SILENCE, 128, torch.zeros(1))
+    made = condition(model("2b"), encoding(), SILENCE, 128)
     assert torch.equal(made.context, torch.cat((SILENCE[:, :128], torch.ones(1, 128, 64)), dim=-1))
 
 
 def test_codes_that_end_early_go_on_with_silence_from_its_start():
     """ComfyUI goes on with a code, diffusers with code 0."""
     codes = AudioCodes(((5, 40_775, 63_999), (11_527,)))
-    made = condition(model("2b"), encoding(codes=codes), SILENCE, 20, torch.zeros(1))
+    made = condition(model("2b"), encoding(codes=codes), SILENCE, 20)
     for row, sequence in zip(made.context, codes.sequences, strict=True):
         hints = diffusers_hints(sequence)
         by_hand = torch.cat((hints, SILENCE[0, : 20 - len(hints)]))
@@ -117,7 +117,7 @@ def test_codes_that_end_early_go_on_with_silence_from_its_start():
 
 
 def test_codes_that_last_too_long_are_cut():
-    made = condition(model("2b"), encoding(codes=AudioCodes(((7, 8, 9),))), SILENCE, 12, torch.zeros(1))
+    made = condition(model("2b"), encoding(codes=AudioCodes(((7, 8, 9),))), SILENCE, 12)
     assert_close(made.context[0, :, :64], diffusers_hints((7, 8, 9))[:12], ONE_PART)
 
 
@@ -229,7 +229,7 @@ def test_codes_are_dropped_at_once_from_step_n_times_strength(n_steps, strength,
 def test_without_its_codes_a_song_is_conditioned_as_text_to_music():
     with_codes = encoding(codes=AudioCodes(((5, 40_775, 63_999),)), task=tasks.text2music(0.5))
     without = Encoding(with_codes.text_to_music, with_codes.text_to_music, with_codes.lyric)
-    dropped = condition(model("2b"), with_codes, SILENCE, 128, torch.zeros(1), plain=True)
-    expected = condition(model("2b"), without, SILENCE, 128, torch.zeros(1))
+    dropped = condition(model("2b"), with_codes, SILENCE, 128, plain=True)
+    expected = condition(model("2b"), without, SILENCE, 128)
     assert torch.equal(dropped.tokens.states, expected.tokens.states)
     assert torch.equal(dropped.context, expected.context)

@@ -87,7 +87,7 @@ def test_run_with_cached_condition_and_modulations_equals_diffusers_at_every_ste
     condition = Condition(Tokens(given.states, everything_real), given.context)
     branches = [Branch(condition, (0, 1)), Branch(condition, (0, 1), null=True)]
     run = peers.ConditionRun(net, SILENCE)
-    run.expect(levels, given.x)
+    run.expect(levels)
     null = net.null_condition_emb.expand_as(given.states)
     for step, t in enumerate(levels):
         x = torch.cat((given.x, given.x)).roll(step, dims=1)

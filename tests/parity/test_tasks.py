@@ -175,7 +175,7 @@ def encoding(task: Task | None, codes: AudioCodes = NONE, **fields: object) -> E
 
 
 def context(task: Task | None, codes: AudioCodes = NONE, n_frames: int = FRAMES, plain: bool = False) -> Tensor:
-    return condition(model("2b"), encoding(task, codes), SILENCE, n_frames, torch.zeros(1), plain).context
+    return condition(model("2b"), encoding(task, codes), SILENCE, n_frames, plain).context
 
 
 def told(task: Task | None, codes: AudioCodes = NONE) -> list[str]:
@@ -237,8 +237,7 @@ def test_a_switch_to_text_alone_takes_instruction_and_source_and_leaves_the_mask
     assert torch.equal(found[..., :64], silence())
     assert torch.equal(found[..., 64:], row.mask()[None, :, None].expand(1, -1, 64))
     made, plain = (
-        condition(model("2b"), encoding(row.task, row.codes), SILENCE, FRAMES, torch.zeros(1), plain)
-        for plain in (False, True)
+        condition(model("2b"), encoding(row.task, row.codes), SILENCE, FRAMES, plain) for plain in (False, True)
     )
     n_text, n_others = 7, 7 + 1  # lyric and timbre stand before the text
     assert torch.equal(made.tokens.states[:, :n_others], plain.tokens.states[:, :n_others])
@@ -341,9 +340,7 @@ def test_a_window_of_a_long_song_holds_what_lies_in_it():
 
 def test_a_repaint_of_everything_is_text_to_music_but_for_its_sentence():
     everything = encoding(repaint(SOURCE, torch.ones(1, FRAMES)))
-    ours, plain = (
-        condition(model("2b"), each, SILENCE, FRAMES, torch.zeros(1)) for each in (everything, encoding(None))
-    )
+    ours, plain = (condition(model("2b"), each, SILENCE, FRAMES) for each in (everything, encoding(None)))
     assert torch.equal(ours.context, plain.context)
     assert torch.equal(ours.tokens.states, plain.tokens.states)
 
