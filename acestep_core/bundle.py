@@ -91,14 +91,18 @@ def stem(name: str, number: int, take: Take | None) -> str:
     return "_".join(filter(None, (name, f"{number:05}", *parts)))
 
 
-def codes_of(codes: AudioCodes, item: int, take: Take | None) -> AudioCodes:
-    """Return the codes that an item was sung from; a single plan is everyone's.
+def codes_of(codes: AudioCodes, item: int, plan: int | None) -> AudioCodes:
+    """Return the codes of the plan that an item was sung from; a single plan is everyone's.
 
-    An item that no one knows the plan of took them in turn. Raises ValueError when there is no such plan.
+    Raises ValueError where there is no such plan, or nobody knows which of several it was (None).
     """
     if codes.n_plans <= 1:
         return codes
-    plan = take.plan if take else item % codes.n_plans
+    if plan is None:
+        raise ValueError(
+            f"nobody knows from which of {codes.n_plans} plans take {item + 1} was sung; connect the latent of the "
+            "sampler, or disconnect the codes"
+        )
     if plan >= codes.n_plans:
         raise ValueError(
             f"take {item + 1} was sung from plan {plan + 1}, but there are codes for {codes.n_plans} plans; "

@@ -259,7 +259,7 @@ class Studio:
             origin = bundle.Origin(
                 song=rendition.song,
                 take=take,
-                codes=bundle.codes_of(rendition.encoding.codes, number, take),
+                codes=bundle.codes_of(rendition.encoding.codes, number, take.plan),
                 score=rendition.scores[number] if rendition.scores else None,
             )
             bundle.save(folder, sound, encode_audio(audio, SAMPLE_RATE, kind, {}), origin)

@@ -13,8 +13,9 @@ from ..acestep_core.pipeline.reference import EXCERPT_SAMPLES, Reference, excerp
 from ..acestep_core.types import AudioCodes, Take
 from .codes import CODES
 from .host import memory
+from .host.latents import latent, latent_samples, recorded_latent
 from .host.model import require_ours
-from .host.sockets import CATEGORY, CodesSocket, ReferenceSocket, latent, latent_samples, recorded_latent
+from .host.sockets import CATEGORY, CodesSocket, ReferenceSocket
 from .host.vae import encode
 
 AUDIO = f"{CATEGORY}/audio"
@@ -100,7 +101,7 @@ class AceStepDetokenize(io.ComfyNode):
         ours, device = _ready(model)
         silence = ours.silence.to(device, ours.get_dtype_inference())
         hints = hints_of(ours.diffusion_model, codes, silence, n_codes * FRAMES_PER_CODE)
-        takes = tuple(Take(seed=0, plan=plan) for plan in range(codes.n_plans))
+        takes = tuple(Take(plan=plan) for plan in range(codes.n_plans))
         return io.NodeOutput(latent(memory.to_intermediate(hints), takes))
 
 

@@ -7,9 +7,10 @@ from comfy_api.v0_0_2 import io
 
 from ..acestep_core.audio.level import fade, normalize_peak
 from ..acestep_core.constants import SAMPLE_RATE
-from ..acestep_core.pipeline.splice import can_splice, splice
+from ..acestep_core.pipeline.splice import can_splice, keeps_source, splice
 from ..acestep_core.pipeline.tasks import TEXT2MUSIC
-from .host.sockets import CATEGORY, TaskSocket, latent_canvases, latent_rows
+from .host.latents import latent_canvases, latent_plans
+from .host.sockets import CATEGORY, TaskSocket
 from .host.vae import decode
 from .host.widgets import number
 
@@ -59,12 +60,14 @@ class AceStepDecode(io.ComfyNode):
         samples = latent_canvases(latent, task)
         text = ""
         if can_splice(task):
-            takes = zip(samples, latent_rows(latent).tolist(), strict=True)
+            takes = zip(samples, latent_plans(latent, task.n_items, "recordings"), strict=True)
             audio = torch.stack([splice(take, task, row, lambda part: decode(vae, part)) for take, row in takes])
             text = "the source's own samples are kept, at their level"
         else:
             audio = decode(vae, samples)
-            if normalize:
+            if keeps_source(task):
+                text = "the source's recording is not known, so what is kept of it is decoded; levels stay as decoded"
+            elif normalize:
                 audio = normalize_peak(audio, peak_dbfs)
         result = {"waveform": fade(audio, fade_in, fade_out), "sample_rate": SAMPLE_RATE}
         return io.NodeOutput(result, ui={"text": (text,)} if text else None)

@@ -8,18 +8,10 @@ from comfy_api.v0_0_2 import io
 from ..acestep_core.constants import LATENT_CHANNELS
 from ..acestep_core.pipeline.encode import encode
 from ..acestep_core.pipeline.tasks import text2music
-from ..acestep_core.types import Take
 from .host import memory
-from .host.sockets import (
-    ACESTEP_KEY,
-    CATEGORY,
-    CodesSocket,
-    ReferenceSocket,
-    SongSocket,
-    TaskSocket,
-    TextEncoderSocket,
-    latent,
-)
+from .host.conditioning import conditioning_of
+from .host.latents import Origins, latent
+from .host.sockets import CATEGORY, CodesSocket, ReferenceSocket, SongSocket, TaskSocket, TextEncoderSocket
 from .host.widgets import unit
 
 
@@ -72,9 +64,7 @@ class AceStepEncode(io.ComfyNode):
 
         timbre = None if reference is None else reference.latents
         encoding = encode(text_encoder, song, codes, task or text2music(codes_strength), timbre)
-        extras = {"pooled_output": None, "conditioning_lyrics": encoding.lyric.states, ACESTEP_KEY: encoding}
-        if encoding.codes.n_plans:
-            extras["audio_codes"] = [list(sequence) for sequence in encoding.codes.sequences]
         empty = torch.zeros(encoding.n_plans, encoding.task.window_frames, LATENT_CHANNELS)
-        takes = tuple(Take(seed=0, plan=plan) for plan in range(encoding.n_plans))
-        return io.NodeOutput([[encoding.text.states, extras]], latent(memory.to_intermediate(empty), takes))
+        origins = Origins()
+        made = latent(memory.to_intermediate(empty), origins=origins)
+        return io.NodeOutput(conditioning_of(encoding, origins), made)

@@ -8,7 +8,8 @@ from comfy_api.v0_0_2 import io, ui
 from ..acestep_core.constants import FRAME_RATE, MAX_POSITION_S, SAMPLE_RATE
 from ..acestep_core.pipeline.region import region
 from ..acestep_core.song.bars import UNITS, in_seconds
-from .host.sockets import CATEGORY, SongSocket, latent_samples, recording_of
+from .host.latents import latent_samples, recording_of
+from .host.sockets import CATEGORY, SongSocket
 from .host.widgets import number
 from .pictures import lanes as picture
 

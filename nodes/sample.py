@@ -18,7 +18,7 @@ from ..acestep_core.pipeline.takes import Request
 from ..acestep_core.pipeline.wavelet import MODES, Dcw
 from .host import progress
 from .host.generate import generate
-from .host.sockets import CATEGORY, OptionsSocket, Prompt, SamplerOptions
+from .host.sockets import CATEGORY, OptionsSocket, SamplerOptions
 from .host.widgets import number, unit
 from .host.widgets import seed as seed_widget
 
@@ -358,4 +358,4 @@ def _numbers(text: str, name: str, parse: Callable[[str], Number]) -> tuple[Numb
 
 
 def _with_morph(options: SamplerOptions, morph_from: list, start: float, end: float, samples: int) -> SamplerOptions:
-    return SamplerOptions(replace(options.options, morph=Morph(start, end, samples)), Prompt.of(morph_from))
+    return SamplerOptions(replace(options.options, morph=Morph(start, end, samples)), morph_from)

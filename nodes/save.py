@@ -15,9 +15,11 @@ from comfy_api.v0_0_2 import io
 from ..acestep_core import bundle
 from ..acestep_core.audio.file import FORMATS, checked, encode, excess_db, rate_in
 from ..acestep_core.bundle import clean_prefix
+from ..acestep_core.scoring.score import Score
 from ..acestep_core.types import AudioCodes, Take
 from .host import progress
-from .host.sockets import ACESTEP_KEY, CATEGORY, CodesSocket, ScoreSocket, SongSocket
+from .host.latents import keys_of, latent_takes
+from .host.sockets import CATEGORY, CodesSocket, ScoreSocket, SongSocket
 
 
 class AceStepSave(io.ComfyNode):
@@ -80,10 +82,12 @@ class AceStepSave(io.ComfyNode):
     def execute(cls, audio, filename_prefix, format, song=None, codes=None, latent=None, lrc="", score=None):
         kind = FORMATS[format]
         waveforms, sample_rate = checked(audio)
-        takes = _takes(latent, len(waveforms))
-        plans = [bundle.codes_of(codes or AudioCodes(), item, take) for item, take in enumerate(takes)]
-        plan_numbers = [take and take.plan for take in takes]
-        scores = score.of_items(plan_numbers) if score is not None else [None] * len(takes)
+        takes, codes = _takes(latent, len(waveforms)), codes or AudioCodes()
+        numbers = [None if take is None else take.plan for take in takes]
+        plans = [
+            bundle.codes_of(codes, item, _plan(latent, item, numbers, codes.n_plans)) for item in range(len(takes))
+        ]
+        scores = [None] * len(takes) if score is None else _scores(score, latent, numbers)
         made_from = _made_from(cls.hidden)
         prompt, workflow = made_from.get("prompt"), made_from.get("workflow")
         place = _place(filename_prefix)
@@ -137,14 +141,30 @@ def _takes(latent: dict | None, n_items: int) -> Sequence[Take | None]:
 
     Raises ValueError when the latent has another number of takes.
     """
-    takes = (latent or {}).get(ACESTEP_KEY)
-    if not takes:
+    takes = () if latent is None else latent_takes(latent)
+    if not any(takes):
         return [None] * n_items
     if len(takes) != n_items:
         raise ValueError(
             f"the latent has {len(takes)} takes, the audio {n_items} items; connect the latent that was decoded"
         )
     return takes
+
+
+def _plan(latent: dict | None, item: int, numbers: Sequence[int | None], n_plans: int) -> int | None:
+    """Return the plan of an item: the known one; without a latent, of as many plans as items, that of its number."""
+    return item if latent is None and len(numbers) == n_plans else numbers[item]
+
+
+def _scores(score, latent: dict | None, numbers: Sequence[int | None]) -> Sequence[Score]:
+    """Return the Score of each item, by what it holds where a latent tells that.
+
+    Raises ValueError for the score of other takes.
+    """
+    if score.is_of_plans:
+        return score.of_items([_plan(latent, item, numbers, len(score.plans)) for item in range(len(numbers))])
+    ordered = score if latent is None or len(latent["samples"]) != len(numbers) else score.ordered(keys_of(latent))
+    return ordered.of_items(numbers)
 
 
 def _made_from(hidden: io.HiddenHolder | None) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from ..acestep_core.scoring.score import WEAK, Scores, joined, time_mask, weak_l
 from ..acestep_core.scoring.subtitles import lrc
 from ..acestep_core.types import AudioCodes, Take
 from .host import progress
+from .host.latents import keys_of, latent_samples, latent_takes
+from .host.latents import latent as made
 from .host.lyric_scorer import score_takes
-from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket, latent_samples, latent_takes
-from .host.sockets import latent as made
+from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, ScoreSocket, SongSocket
 from .host.widgets import number, unit
 from .pictures.lyrics import lyrics_picture
 
@@ -153,7 +154,6 @@ class AceStepPickBest(io.ComfyNode):
         scores = joined([_scores_of(name, *candidate) for name, candidate in candidates.items()])
         samples = torch.cat([latent_samples(candidate) for candidate, _ in candidates.values()])
         takes = tuple(take for candidate, _ in candidates.values() for take in latent_takes(candidate))
-        takes = takes if len(takes) == len(samples) else ()
 
         named = zip((LYRICS, PLAN, LYRICS_PLANNED), (weight_lyrics, weight_plan, weight_planned), strict=True)
         weights = [Weight(name, weight) for name, weight in named]
@@ -263,10 +263,12 @@ def _scores_of(name: str, latent: dict, score):
     Raises ValueError for those of other takes.
     """
     n_takes, n_frames = latent_samples(latent).shape[:2]
-    plans = tuple(take.plan for take in latent_takes(latent)) or (None,) * n_takes
     if score.is_of_plans:
-        sung_from = tuple(item % len(score.plans) if plan is None else plan for item, plan in enumerate(plans))
-        return Scores(score.of_items(plans), sung_from, n_frames)
+        plans = [None if take is None else take.plan for take in latent_takes(latent)]
+        sung_from = tuple(0 if plan is None else plan for plan in plans)  # None passes where there is a single plan
+        return Scores(score.of_items(plans), sung_from, n_frames, keys_of(latent))
+    if score.keys and score.n_frames == n_frames:
+        return score.ordered(keys_of(latent))
     if (len(score.takes), score.n_frames) != (n_takes, n_frames):
         here = Scores(score.takes[:1] * n_takes, (0,) * n_takes, n_frames).summary
         raise ValueError(
@@ -277,17 +279,19 @@ def _scores_of(name: str, latent: dict, score):
 
 def _picked(scores, takes: tuple, best: tuple[int, ...], codes):
     """Return the Scores, Takes and codes of the best. With codes there is a plan for each of them, in their order."""
-    kept = tuple(takes[item] for item in best) if takes else ()
+    kept = tuple(takes[item] for item in best)
     if not codes.n_plans:
         return scores.picked(best), kept, codes
-    sung_from = [codes_of(codes, item, Take(0, scores.plans[item])).sequences[0] for item in best]
-    renumbered = tuple(replace(take, plan=plan) for plan, take in enumerate(kept))
+    sung_from = [codes_of(codes, item, scores.plans[item]).sequences[0] for item in best]
+    renumbered = tuple(replace(take or Take(), plan=plan) for plan, take in enumerate(kept))
     return scores.picked(best, range(len(best))), renumbered, AudioCodes(tuple(sung_from))
 
 
 def _name(item: int, takes: tuple, n_all: int = 0) -> str:
     """Return "take 3 of 8 (seed 9)", without the parts that are not known."""
-    return f"take {item + 1}{f' of {n_all}' if n_all else ''}{f' (seed {takes[item].seed})' if takes else ''}"
+    take = takes[item]
+    seed = f" (seed {take.seed})" if take is not None and take.seed is not None else ""
+    return f"take {item + 1}{f' of {n_all}' if n_all else ''}{seed}"
 
 
 def _sung(score) -> str:

@@ -9,7 +9,8 @@ from ..acestep_core.pipeline.preserve import BALANCED, KEEP_MODES, keep
 from ..acestep_core.pipeline.splice import regions
 from ..acestep_core.pipeline.tasks import complete, cover, extend, extract, lego, repaint, stitch
 from ..acestep_core.song.prompts import TRACKS
-from .host.sockets import CATEGORY, TaskSocket, frame_mask, latent_source
+from .host.latents import frame_mask, latent_source
+from .host.sockets import CATEGORY, TaskSocket
 from .host.widgets import number, unit
 
 TASKS = f"{CATEGORY}/tasks"

@@ -58,8 +58,13 @@ class Encoding:
     @property
     def n_tokens(self) -> int:
         """Return how long the packed condition will be; conditions of one length can share a forward."""
+        return self.n_tokens_when(plain=False)
+
+    def n_tokens_when(self, plain: bool) -> int:
+        """Return how long the packed condition is before or, plain, after the text2music condition takes over."""
+        text = self.text_to_music if plain else self.text
         n_timbre = 1 if self.timbre is None else self.timbre.shape[0]
-        return self.text.states.shape[1] + self.lyric.states.shape[1] + n_timbre
+        return text.states.shape[1] + self.lyric.states.shape[1] + n_timbre
 
     def turns_plain_at(self, n_steps: int) -> int:
         """Return the step from which the text2music condition, without codes or source, takes over."""
@@ -72,11 +77,6 @@ class Condition:
 
     tokens: Tokens
     context: Tensor
-
-    @property
-    def n_tokens(self) -> int:
-        """Return how long the packed condition is."""
-        return self.tokens.states.shape[1]
 
 
 def n_frames_of(song: SongSpec, codes: AudioCodes, task: Task = TEXT2MUSIC) -> int:

@@ -120,11 +120,14 @@ class Run:
 
     def _cross(self, computed: Computed, branch: Branch, x: Tensor) -> CrossKV:
         if branch.null:
-            return self._null(len(branch.rows), branch.encoding.n_tokens, x)
+            return self._null(len(branch.rows), self._n_tokens(branch), x)
         tokens = self._tokens(computed, branch, x)
         rows = torch.tensor(branch.rows, device=x.device)
         attention_mask = None if bool(tokens.attention_mask.all()) else tokens.attention_mask
         return self.model.decoder.cross_kv(tokens.states, attention_mask).select(rows)
+
+    def _n_tokens(self, branch: Branch) -> int:
+        return branch.encoding.n_tokens_when(branch.plain)
 
     def _tokens(self, computed: Computed, branch: Branch, x: Tensor) -> Tokens:
         key = (branch.encoding, branch.plain)

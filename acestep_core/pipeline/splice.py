@@ -24,11 +24,14 @@ Span = tuple[int, int]  # from, to
 Decode = Callable[[Tensor], Tensor]  # latents [1, n, 64] to audio [1, 2, n · SAMPLES_PER_FRAME]
 
 
+def keeps_source(task: Task) -> bool:
+    """Tell whether a task keeps part of its sources as it is."""
+    return task.mask is not None and (task.keep is not None or task.keeps_all)
+
+
 def can_splice(task: Task) -> bool:
     """Tell whether a task keeps part of its sources and their recordings are at hand."""
-    if task.mask is None or (task.keep is None and not task.keeps_all):
-        return False
-    return all(source.waveform is not None for source in task.sources)
+    return keeps_source(task) and all(source.waveform is not None for source in task.sources)
 
 
 def splice(latents: Tensor, task: Task, row: int, decode: Decode) -> Tensor:

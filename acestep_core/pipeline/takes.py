@@ -54,6 +54,8 @@ class Takes:
     start: Tensor | None  # clean latents to begin from
     preserve: Preserve | None
 
+    keeps_all: bool = False  # there is nothing to generate
+
     @property
     def rows(self) -> Tensor:
         """Return the plan of each take."""
@@ -108,13 +110,17 @@ def prepare(
     plans = [plan for plan in range(n_plans) for _ in range(request.takes_per_plan)]
     seeds = take_seeds(request.seed, len(plans), request.seeds)
     n_steps = len(levels) - 1
+    rows = torch.tensor(plans)
+    source = task.source_in_window(n_frames, silence.cpu()) if task.sources else latents
+    # Latents as many as takes belong to one each; else every plan has its own.
+    items = torch.arange(len(plans)) if not task.sources and len(latents) == len(plans) else rows
+    preserve = _preserve(source, task, noise_mask, items)
+    keeps_all = task.keeps_all or (preserve is not None and not bool(preserve.inside.any()))
     # Where nothing is generated no seed made it.
     takes = tuple(
-        Take(None if task.keeps_all else seed, plan, n_steps, task.track_of(plan))
+        Take(None if keeps_all else seed, plan, n_steps, task.track_of(plan))
         for seed, plan in zip(seeds, plans, strict=True)
     )
-    rows = torch.tensor([take.plan for take in takes])
-    source = task.source_in_window(n_frames, silence.cpu()) if task.sources else latents
     return Takes(
         takes=takes,
         seeds=seeds,
@@ -125,7 +131,8 @@ def prepare(
         settings=replace(options.settings, heun_last=not PRESETS[variant].is_turbo),
         options=options,
         start=_start(latents, source, task, options.morph, rows),
-        preserve=_preserve(source, task, noise_mask, rows),
+        preserve=preserve,
+        keeps_all=keeps_all,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class Scores:
     takes: tuple[Score, ...]  # one for each take; where plans were scored, one for each plan
     plans: tuple[int, ...]  # the plan that each was sung from
     n_frames: int = 0  # length of each take in latent frames; 0 where plans were scored
+    keys: tuple[str, ...] = field(default=(), compare=False)  # of what each take holds; none where that is not known
 
     def __post_init__(self) -> None:
         if len(self.takes) != len(self.plans):
@@ -86,11 +87,25 @@ class Scores:
         plural = "" if count == 1 else "s"
         return f"{count} plan{plural}" if self.is_of_plans else f"{count} take{plural} of {length:g} s"
 
+    def ordered(self, keys: Sequence[str]) -> Scores:
+        """Return the scores of the takes that have these keys, in that order; as they are where nobody knows their own.
+
+        Raises ValueError for a take that was not scored.
+        """
+        if not self.keys or not keys:
+            return self
+        unknown = next((item for item, key in enumerate(keys) if key not in self.keys), None)
+        if unknown is not None:
+            raise ValueError(
+                f"take {unknown + 1} is not among the {self.summary} of this score; connect the one made of it"
+            )
+        return self.picked([self.keys.index(key) for key in keys])
+
     def of_items(self, plans: Sequence[int | None]) -> tuple[Score, ...]:
-        """Return the Score of every item of a batch that was sung from these plans; None: take the plans in turn.
+        """Return the Score of every item of a batch that was sung from these plans.
 
         Where plans were scored, each take gets the score of its plan; a single plan counts for all.
-        Raises ValueError for another number of takes, or for a take of a plan that was not scored.
+        Raises ValueError for another number of takes, or for a take of a plan that was not scored or is not known.
         """
         if self.is_of_plans:
             return tuple(self._of_plan(item, plan) for item, plan in enumerate(plans))
@@ -111,24 +126,31 @@ class Scores:
     def picked(self, items: Sequence[int], plans: Sequence[int] | None = None) -> Scores:
         """Return the scores of some takes, in the order given, with new numbers for their plans if plans is given."""
         plans = [self.plans[item] for item in items] if plans is None else plans
-        return Scores(tuple(self.takes[item] for item in items), tuple(plans), self.n_frames)
+        keys = tuple(self.keys[item] for item in items) if self.keys else ()
+        return Scores(tuple(self.takes[item] for item in items), tuple(plans), self.n_frames, keys)
 
     def _of_plan(self, item: int, plan: int | None) -> Score:
         if len(self.takes) == 1:
             return self.takes[0]
-        wanted = self.plans[item % len(self.plans)] if plan is None else plan
-        if wanted not in self.plans:
+        if plan is None:
             raise ValueError(
-                f"take {item + 1} was sung from plan {wanted + 1}, but the score is of {self.summary}; "
+                f"nobody knows from which of the {self.summary} of this score take {item + 1} was sung; "
+                "connect the latent of the sampler"
+            )
+        if plan not in self.plans:
+            raise ValueError(
+                f"take {item + 1} was sung from plan {plan + 1}, but the score is of {self.summary}; "
                 "score the codes that the take was made with"
             )
-        return self.takes[self.plans.index(wanted)]
+        return self.takes[self.plans.index(plan)]
 
     def _of_takes(self, base: Scores) -> tuple[Score, ...]:
         """Return the Score of every one of another's takes."""
         if self.is_of_plans and not base.is_of_plans:
             return self.of_items(base.plans)
-        if (self.plans, self.n_frames) != (base.plans, base.n_frames):
+        if self.keys and base.keys and set(base.keys) <= set(self.keys):
+            return self.ordered(base.keys).takes
+        if (self.plans, self.n_frames) != (base.plans, base.n_frames) or (self.keys and base.keys):
             first, second = sorted((self.summary, base.summary))
             these = f"{first} and of {second}" if first != second else f"{first} each, of other plans"
             raise ValueError(f"scores of {these} are not of the same takes; extend a score of the same latent")
@@ -145,7 +167,8 @@ def joined(scores: Sequence[Scores]) -> Scores:
         durations = " and ".join(f"{length / FRAME_RATE:g} s" for length in lengths)
         raise ValueError(f"takes of {durations} do not go into one batch; pick among takes of one length")
     takes = tuple(take for each in scores for take in each.takes)
-    return Scores(takes, tuple(plan for each in scores for plan in each.plans), lengths[0])
+    keys = tuple(key for each in scores for key in each.keys) if all(each.keys for each in scores) else ()
+    return Scores(takes, tuple(plan for each in scores for plan in each.plans), lengths[0], keys)
 
 
 def weakest_line(score: Score) -> TimedLine | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import comfy.model_sampling
 import torch
 
 from ...acestep_core.constants import LATENT_CHANNELS
 from ...acestep_core.pipeline.takes import Request, Takes, check_morph, prepare
 from ...acestep_core.types import in_turn
 from . import memory, progress
+from .conditioning import Prompt
 from .guider import run
-from .model import require_ours
-from .sockets import ACESTEP_KEY, Prompt, latent, latent_mask, latent_samples
+from .latents import ACESTEP_KEY, latent, latent_mask, latent_samples
+from .model import require_ours, unread_warnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,53 +27,97 @@ class Generation:
 
 
 def generate(
-    patcher, conditioning: list, latent_in: dict, request: Request, morph_from: Prompt | None = None
+    patcher, conditioning: list, latent_in: dict, request: Request, morph_conditioning: list | None = None
 ) -> Generation:
-    """Return the takes of every plan of a conditioning.
+    """Return the takes of every plan of a conditioning. morph_conditioning: of the prompt that a morph comes from.
 
     Raises ValueError for a foreign MODEL, a broken latent, or settings out of range, before anything is sampled.
     """
-    model, prompt, song = require_ours(patcher), Prompt.of(conditioning), latent_samples(latent_in)
+    model, song = require_ours(patcher), latent_samples(latent_in)
     n_frames = song.shape[1]
+    prompt = Prompt.of(conditioning, n_frames)
+    morph_from = None if morph_conditioning is None else Prompt.of(morph_conditioning, n_frames)
     if morph_from is not None:
         check_morph(prompt.task, morph_from.task, prompt.n_plans, morph_from.n_plans, n_frames)
-    noise_mask = latent_mask(latent_in, n_frames)
+    noise_mask = None if prompt.task.sources else latent_mask(latent_in, n_frames)
+    uses_items = noise_mask is not None or not song.any()
+    request, told = _with_surroundings(patcher, request, len(song) if uses_items else 1, prompt.n_plans)
     takes = prepare(request, model.variant, prompt.task, prompt.n_plans, song, model.silence, noise_mask)
     used = takes.preserve is not None or takes.start is not None or not song.any()
-    warnings = (*takes.resolved.warnings, *_warnings(prompt, morph_from, used))
-    if prompt.task.keeps_all:
+    warnings = [*takes.resolved.warnings, *told, *_warnings(prompt, morph_from, used)]
+    if noise_mask is not None and "denoise_mask_function" in patcher.model_options:
+        warnings.append("DifferentialDiffusion has no effect here: this sampler blends by the mask itself")
+    if takes.keeps_all:
         source = prompt.task.source_in_window(n_frames, model.silence.cpu())
-        samples, summary = in_turn(source, takes.rows), "nothing to generate: the source as it is"
+        samples = in_turn(source, takes.rows) if takes.preserve is None else takes.preserve.source
+        summary = "nothing to generate: the source as it is"
     else:
-        samples, chunk_size = _sample(patcher, prompt, morph_from, takes)
-        summary = _summary(takes, chunk_size)
+        samples, summary, unread = _sample(patcher, prompt, morph_from, takes)
+        warnings += unread
     samples = prompt.task.assemble(samples, takes.rows)  # the whole canvas, the sources around what is new
-    return Generation(latent(memory.to_intermediate(samples), takes.takes), summary, warnings)
+    made = latent(memory.to_intermediate(samples), takes.takes, prompt.origins)
+    return Generation(made, summary, tuple(warnings))
 
 
-def _sample(patcher, prompt: Prompt, morph_from: Prompt | None, takes: Takes) -> tuple[torch.Tensor, int]:
-    """Return latents [N, T, 64] of all takes, and how many were sampled at once."""
+def _with_surroundings(patcher, request: Request, n_items: int, n_plans: int) -> tuple[Request, list[str]]:
+    """Return a request with what other nodes have put on the MODEL and the latent, and what of that is not followed.
+
+    n_items: of the latent, where they are empty or what is sampled into.
+    """
+    told = []
+    shift = _shift_on(patcher)
+    if shift is not None and not request.shift:
+        request = replace(request, shift=shift)
+    elif shift is not None and request.shift != shift:
+        told.append(f'a node on the MODEL sets shift {shift:g}; "shift" is {request.shift:g}, and that is used')
+    if n_items > n_plans and request.takes_per_plan == 1 and not n_items % n_plans:
+        request = replace(request, takes_per_plan=n_items // n_plans)
+    elif n_items not in (1, n_plans, n_plans * request.takes_per_plan):
+        told.append(
+            f"the latent holds {n_items} items, but {n_plans * request.takes_per_plan} takes are made: "
+            '"takes_per_plan" says how many'
+        )
+    if request.options.guidance_method != "cfg" and "sampler_cfg_function" in patcher.model_options:
+        told.append(f'a node on the MODEL guides in place of "{request.options.guidance_method}"')
+    return request, told
+
+
+def _shift_on(patcher) -> float | None:
+    """Return the shift that a ModelSampling node has put on a MODEL, None without one."""
+    sampling = patcher.object_patches.get("model_sampling")
+    if sampling is None:
+        return None
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
+        return float(sampling.shift)
+    # Any other that shifts a flow: at half of the steps the level is shift / (shift + 1).
+    half = float(sampling.percent_to_sigma(0.5))
+    return half / (1 - half)
+
+
+def _sample(patcher, prompt: Prompt, morph_from: Prompt | None, takes: Takes) -> tuple[torch.Tensor, str, list[str]]:
+    """Return latents [N, T, 64] of all takes, a summary, and what was on the MODEL without effect."""
     n_steps, n_takes = len(takes.levels) - 1, len(takes.takes)
     prompts = [prompt] if morph_from is None else [prompt, morph_from]
     size = min(_chunk_size(patcher, each, takes) for each in prompts)
     chunks = [slice(first, first + size) for first in range(0, n_takes, size)]
     update = progress.of_steps(len(chunks) * n_steps)
-    samples = torch.cat(
-        [
-            run(
-                patcher,
-                prompt,
-                takes.job(chunk),
-                seed=takes.takes[chunk][0].seed,
-                morph_from=morph_from,
-                on_step=lambda index, before=number * n_steps: update(before + index + 1),
-            )
-            for number, chunk in enumerate(chunks)
-        ]
-    )
+    parts, unread = [], {}
+    for number, chunk in enumerate(chunks):
+        part, sampling = run(
+            patcher,
+            prompt,
+            takes.job(chunk),
+            seed=takes.seeds[chunk][0],
+            shift=takes.resolved.shift,
+            morph_from=morph_from,
+            on_step=lambda index, before=number * n_steps: update(before + index + 1),
+        )
+        parts.append(part)
+        unread.update(dict.fromkeys(unread_warnings(sampling)))
+    samples = torch.cat(parts)
     if not torch.isfinite(samples).all():
         raise RuntimeError("sampling gave NaN or infinity; load the model with weight_dtype fp32 or bf16")
-    return samples, size
+    return samples, _summary(takes, size), list(unread)
 
 
 def _chunk_size(patcher, prompt: Prompt, takes: Takes) -> int:

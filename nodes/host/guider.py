@@ -4,8 +4,10 @@ patches, compilation and interruption all apply.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
+import comfy.model_sampling
 import comfy.samplers
 import torch
 
@@ -13,8 +15,11 @@ from ...acestep_core.pipeline.generate import Job, solve
 from ...acestep_core.pipeline.guidance import Guidance, Guide
 from ...acestep_core.pipeline.morph import MorphGuide
 from ...acestep_core.pipeline.sample import Evaluation
-from .model import RUN_KEY
-from .sockets import Prompt
+from .conditioning import Prompt
+from .model import SAMPLING_KEY, Sampling
+
+# What stands for the level 0 where core decides by it: a power of two, so that multiplying and dividing by it is exact.
+LEAST_LEVEL = 2.0**-10
 
 
 class AceStepGuider(comfy.samplers.CFGGuider):
@@ -23,16 +28,37 @@ class AceStepGuider(comfy.samplers.CFGGuider):
     A morph gives it a second pair of conditions, for the prompt it comes from, and its own guide.
     """
 
-    def __init__(self, model_patcher, guidance: Guidance) -> None:
+    def __init__(self, model_patcher, guidance: Guidance, shift: float) -> None:
         super().__init__(model_patcher)
-        self.guidance = guidance
+        self.guidance, self.shift = guidance, shift
         self.guide: Guide | MorphGuide = Guide(guidance)
         self.at = Evaluation(t=1.0, step=0)
+        self.sampling = Sampling()  # of this run, once it has begun
 
     def set_origin(self, positive: list, negative: list) -> None:
         """Take the prompt that a morph comes from, with its text and without."""
         self.inner_set_conds({"positive_from": positive, "negative_from": negative})
         self.guide = MorphGuide(self.guidance)
+
+    def inner_sample(self, *args, **kwargs):
+        """Sample while the model counts shares of a schedule by this run's shift: ranges of conditions and hooks do."""
+        before = self.inner_model.model_sampling
+        if isinstance(before, comfy.model_sampling.ModelSamplingDiscreteFlow):
+            self.inner_model.model_sampling = copy.copy(before)
+            self.inner_model.model_sampling.shift = self.shift
+        try:
+            return super().inner_sample(*args, **kwargs)
+        finally:
+            self.inner_model.model_sampling = before
+
+    @property
+    def changes_by_level(self) -> bool:
+        """Tell whether core decides by the noise level which condition, weights or window a call is for."""
+        ranged = ("timestep_start", "timestep_end", "hooks")
+        conds = (cond for conds in self.conds.values() for cond in conds)
+        return "context_handler" in self.model_options or any(
+            cond.get(key) is not None for cond in conds for key in ranged
+        )
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the predicted data of latents x [B, 64, T] under guidance."""
@@ -60,14 +86,16 @@ def run(
     job: Job,
     *,
     seed: int,
+    shift: float,
     morph_from: Prompt | None = None,
     on_step: Callable[[int], None],
-) -> torch.Tensor:
-    """Return latents [B, T, 64] of a job, float32 on the CPU.
+) -> tuple[torch.Tensor, Sampling]:
+    """Return latents [B, T, 64] of a job, float32 on the CPU, and what is known of its sampling.
 
-    seed: what core tells others that it sampled with. morph_from: the prompt that a morph comes from.
+    seed: what core tells others that it sampled with. shift: of the schedule, by which core counts shares of it.
+    morph_from: the prompt that a morph comes from.
     """
-    guider = AceStepGuider(model_patcher, job.guidance)
+    guider = AceStepGuider(model_patcher, job.guidance, shift)
     guider.set_conds(*prompt.for_takes(job.rows))
     if job.morph is not None:
         guider.set_origin(*morph_from.for_takes(job.rows))
@@ -80,7 +108,7 @@ def run(
         disable_pbar=True,
         seed=seed,
     )
-    return samples.transpose(1, 2).float().cpu()
+    return samples.transpose(1, 2).float().cpu(), guider.sampling
 
 
 class _Sampler:
@@ -91,19 +119,18 @@ class _Sampler:
 
     def __call__(self, model, x, sigmas, extra_args, callback, disable=None):
         """Return latents [B, 64, T]. x is only asked for its device: the job has its own noise."""
-        run = extra_args["model_options"]["transformer_options"][RUN_KEY]
-        levels = self.job.levels
-        # Every level's modulation at once, before the first forward.
-        dtype = self.guider.model_patcher.model.get_dtype_inference()
-        run.expect([level for level in levels if level > 0], x.to(dtype))
+        sampling: Sampling = extra_args["model_options"]["transformer_options"][SAMPLING_KEY]
+        self.guider.sampling = sampling
+        levels = sampling.levels = self.job.levels
+        # The network reads the level from the Sampling. At t = 0 core's data would be x and tell no velocity.
+        last = LEAST_LEVEL if self.guider.changes_by_level else 1.0
         current = x  # the latents of the latest call, for core's callback
 
         def velocity(latents: torch.Tensor, at: Evaluation) -> torch.Tensor:
             nonlocal current
-            run.at = self.guider.at = at  # core passes only x and sigma
+            sampling.at = self.guider.at = at  # core passes only x and sigma
             current = latents.transpose(1, 2)
-            # The network reads the level from the Run. At t = 0 core's data would be x and tell no velocity.
-            sigma = at.t or 1.0
+            sigma = at.t or last
             data = model(current, current.new_full((len(current),), sigma), **extra_args)
             return ((current - data) / sigma).transpose(1, 2)
 

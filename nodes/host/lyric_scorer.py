@@ -30,8 +30,9 @@ from ...acestep_core.scoring.lyric_score import LYRICS, LyricScore, score_lyrics
 from ...acestep_core.scoring.lyrics import Lyrics, TimedLine
 from ...acestep_core.scoring.score import Score, Scores
 from . import memory, progress
+from .conditioning import Prompt
+from .latents import ACESTEP_KEY, keys_of, latent_canvases, latent_plans, latent_takes
 from .model import require_ours
-from .sockets import ACESTEP_KEY, Prompt, latent_canvases, latent_rows, latent_takes
 
 # Larger batches are hardly faster, and the attention of every take in a batch is held in main memory.
 MOST_AT_ONCE = 8
@@ -85,21 +86,19 @@ def score_takes(patcher, conditioning: list, latent_in: dict) -> LyricScores:
     before anything is loaded.
     """
     model = require_ours(patcher)
-    encoding = _encoding(conditioning)
-    takes, rows = latent_takes(latent_in), latent_rows(latent_in)
-    plans = (rows % encoding.n_plans).tolist()
-    songs = latent_canvases(latent_in, encoding.task)
+    encoding = _encoding(conditioning, latent_in["samples"].shape[-1])
+    takes, plans = latent_takes(latent_in), latent_plans(latent_in, encoding.n_plans)
+    songs, keys = latent_canvases(latent_in, encoding.task), keys_of(latent_in)
     n_takes, n_frames = songs.shape[:2]
-    sung_from = tuple(take.plan for take in takes) or tuple(plans)
+    sung_from = tuple(plan if take is None else take.plan for take, plan in zip(takes, plans, strict=True))
     lyrics = Lyrics(encoding.lyric_ids.pieces)
     if lyrics.is_wordless:
-        return LyricScores(Scores((Score(),) * n_takes, sung_from, n_frames))
+        return LyricScores(Scores((Score(),) * n_takes, sung_from, n_frames, keys))
 
     heads = lyric_heads(model.diffusion_model.config, model.alignment_heads)
     start, stop = encoding.task.window if encoding.task.sources else (0, n_frames)
     windows = fit(songs[:, start:stop], stop - start, model.silence)
-    n_steps = [take.n_steps or PRESETS[model.variant].n_steps for take in takes]
-    n_steps = n_steps or [PRESETS[model.variant].n_steps] * n_takes
+    n_steps = [(take.n_steps if take else 0) or PRESETS[model.variant].n_steps for take in takes]
 
     scorer = _load(patcher, encoding, heads, windows)
     plans_to_score = sorted(set(plans)) if any(encoding.codes.sequences) else []
@@ -113,12 +112,14 @@ def score_takes(patcher, conditioning: list, latent_in: dict) -> LyricScores:
     ]
     lines = best.score.later(start_s).lines
     drawn = SungTake(lyrics, lines, best.energy, start_s, window_s, n_frames / FRAME_RATE)
-    return LyricScores(Scores(tuple(scores), sung_from, n_frames), drawn, (THIRD_PARTY,) if heads.third_party else ())
+    return LyricScores(
+        Scores(tuple(scores), sung_from, n_frames, keys), drawn, (THIRD_PARTY,) if heads.third_party else ()
+    )
 
 
-def _encoding(conditioning: list) -> Encoding:
-    encoding = Prompt.of(conditioning).encoding
-    if encoding is None or encoding.lyric_ids is None:
+def _encoding(conditioning: list, n_frames: int) -> Encoding:
+    encoding = Prompt.of(conditioning, n_frames).encoding
+    if encoding.lyric_ids is None:
         raise ValueError('this conditioning does not tell its lyrics; make it with "ACE-Step Encode Song"')
     return encoding
 
@@ -133,8 +134,8 @@ def _load(patcher, encoding: Encoding, heads: LyricHeads, windows: torch.Tensor)
     take_bytes += attention_bytes(heads, 1, n_frames, n_condition_tokens, tokens)
     batch_size = max(1, min(n_takes, MOST_AT_ONCE, int(memory.room_beside(patcher) // take_bytes)))
     device = memory.load_for(patcher, batch_size * take_bytes)
-    like = windows[:1].to(device, model.get_dtype_inference())
-    made = condition(model.diffusion_model, encoding, model.silence, n_frames, like)
+    silence = model.silence.to(device, model.get_dtype_inference())
+    made = condition(model.diffusion_model, encoding, silence, n_frames)
     return LyricScorer(model.diffusion_model, made, heads, tokens, batch_size)
 
 

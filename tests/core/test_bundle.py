@@ -96,6 +96,8 @@ def test_a_prefix_without_a_name_is_refused(prefix: str) -> None:
     [
         (None, "song_00007"),
         (Take(0), "song_00007_seed0"),
+        (Take(plan=1), "song_00007"),
+        (Take(track="drums"), "song_00007_drums"),
         (Take(42, track="drums"), "song_00007_seed42_drums"),
         (Take(2**53 - 1, track="a/b:c"), "song_00007_seed9007199254740991_a_b_c"),
     ],
@@ -108,19 +110,23 @@ def test_a_name_tells_the_number_the_seed_and_the_track(take: Take | None, name:
 
 
 def test_a_take_has_the_codes_of_its_own_plan() -> None:
-    assert codes_of(CODES, 0, Take(1, plan=1)).sequences == ((3, 4, 5),)
-    assert [codes_of(CODES, item, None).sequences[0] for item in range(3)] == [(1, 2), (3, 4, 5), (1, 2)]
+    assert codes_of(CODES, 0, 1).sequences == ((3, 4, 5),)
+
+
+def test_a_take_of_an_unknown_plan_has_codes_where_there_is_a_single_plan() -> None:
+    with pytest.raises(ValueError, match="nobody knows from which of 2 plans take 1 was sung; connect the latent"):
+        codes_of(CODES, 0, None)
 
 
 def test_a_single_plan_is_every_takes() -> None:
     one = AudioCodes(((1, 2),))
-    assert codes_of(one, 3, Take(1, plan=5)) == one
-    assert codes_of(AudioCodes(), 3, Take(1, plan=5)) == AudioCodes()
+    assert codes_of(one, 3, 5) == codes_of(one, 3, None) == one
+    assert codes_of(AudioCodes(), 3, 5) == AudioCodes()
 
 
 def test_a_take_of_a_plan_without_codes_is_refused() -> None:
     with pytest.raises(ValueError, match="take 4 was sung from plan 3, but there are codes for 2 plans"):
-        codes_of(CODES, 3, Take(1, plan=2))
+        codes_of(CODES, 3, 2)
 
 
 # The document.

@@ -110,7 +110,9 @@ def test_items_of_a_batch_have_their_own_scores_and_those_of_their_plan() -> Non
     assert of_takes(0.1, 0.2).of_items([None, None]) == of_takes(0.1, 0.2).takes
     plans = of_plans(0.6, 0.7)
     assert plans.of_items([1, 0]) == plans.takes[::-1]
-    assert plans.of_items([None] * 3) == (*plans.takes, plans.takes[0])
+    with pytest.raises(ValueError, match="nobody knows from which of the 2 plans of this score take 2 was sung"):
+        plans.of_items([1, None])
+    assert of_plans(0.6).of_items([None, 3]) == of_plans(0.6).takes * 2
 
 
 def test_another_number_of_items_is_refused() -> None:

@@ -18,7 +18,7 @@ from acestep_pack.acestep_core.pipeline.reference import Reference, excerpt
 from acestep_pack.acestep_core.types import AudioCodes, Take
 from acestep_pack.nodes.audio import AceStepDetokenize, AceStepEncodeAudio, AceStepReference, AceStepTokenize
 from acestep_pack.nodes.host import model as models
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, WAVEFORM_KEY, latent, latent_source
+from acestep_pack.nodes.host.latents import latent, latent_source, latent_takes, recording_of
 from golden_models import assert_close, z
 from sounds import music
 
@@ -82,13 +82,13 @@ def test_no_tail_of_a_recording_is_lost(vae, n_samples: int, n_frames: int) -> N
     assert encoded["samples"].shape == (1, CHANNELS, n_frames)
     assert torch.isfinite(encoded["samples"]).all()
     assert encoded["type"] == "audio"
-    assert encoded[ACESTEP_KEY] == ()
+    assert latent_takes(encoded) == (None,)
 
 
 def test_a_latent_remembers_its_recording_bit_by_bit(vae) -> None:
     given = music(48_001)
     encoded = encode(vae, audio(given.clone()))
-    assert torch.equal(encoded[WAVEFORM_KEY], given)
+    assert torch.equal(recording_of(encoded), given)
     source = latent_source(encoded)
     assert source.duration_s == 48_001 / SAMPLE_RATE
     assert (source.n_frames, source.full_frames) == (26, 25)
@@ -97,7 +97,7 @@ def test_a_latent_remembers_its_recording_bit_by_bit(vae) -> None:
 @pytest.mark.parametrize("sample_rate", [22_050, 44_100, 96_000])
 def test_another_rate_is_remembered_at_48_khz(vae, sample_rate: int) -> None:
     encoded = encode(vae, audio(music(2 * sample_rate, 1, sample_rate), sample_rate))
-    assert encoded[WAVEFORM_KEY].shape == (1, 2, 2 * SAMPLE_RATE)
+    assert recording_of(encoded).shape == (1, 2, 2 * SAMPLE_RATE)
     assert encoded["samples"].shape == (1, CHANNELS, 50)
 
 
@@ -105,7 +105,7 @@ def test_mono_is_heard_on_both_sides(vae) -> None:
     mono = music(20_000, n_channels=1)
     one, two = encode(vae, audio(mono)), encode(vae, audio(mono.repeat(1, 2, 1)))
     assert torch.equal(one["samples"], two["samples"])
-    assert torch.equal(one[WAVEFORM_KEY], two[WAVEFORM_KEY])
+    assert torch.equal(recording_of(one), recording_of(two))
 
 
 def test_each_recording_of_a_batch_is_encoded_by_itself(vae) -> None:
@@ -185,7 +185,7 @@ def test_the_node_tells_length_frames_and_rate(vae, n_items: int, text: str) -> 
 
 def test_latents_that_were_sampled_again_are_no_longer_the_recording(vae) -> None:
     encoded = encode(vae, audio(music(48_000)))
-    assert latent_source(encoded).waveform is encoded[WAVEFORM_KEY]
+    assert torch.equal(latent_source(encoded).waveform, music(48_000))
     sampled = {**encoded, "samples": encoded["samples"] + 1}  # as core's samplers do: every other key is handed on
     assert latent_source(sampled).waveform is None
 
@@ -264,7 +264,8 @@ def test_shorter_sequences_go_on_with_silence_up_to_the_longest(model) -> None:
 
 
 def test_hints_know_which_plan_they_are(model) -> None:
-    assert detokenize(model, AudioCodes((some_codes(2), some_codes(3))))[ACESTEP_KEY] == (Take(0, 0), Take(0, 1))
+    made = detokenize(model, AudioCodes((some_codes(2), some_codes(3))))
+    assert latent_takes(made) == (Take(plan=0), Take(plan=1))
 
 
 @pytest.mark.parametrize("codes", [AudioCodes(), AudioCodes(((), ()))])

@@ -21,8 +21,8 @@ from acestep_pack.nodes.decode import AceStepDecode
 from acestep_pack.nodes.encode import AceStepEncode
 from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host import vae as vaes
+from acestep_pack.nodes.host.latents import recorded_latent, recording_of
 from acestep_pack.nodes.host.lora_patch import patched, shapes_of
-from acestep_pack.nodes.host.sockets import RECORDED_KEY, WAVEFORM_KEY, recorded_latent, recording_of
 from acestep_pack.nodes.region import AceStepRegion
 from acestep_pack.nodes.sample import AceStepSample
 from acestep_pack.nodes.score import AceStepPickBest, AceStepScoreLyrics
@@ -107,9 +107,9 @@ def test_a_recording_is_known_again_when_its_latent_has_been_moved() -> None:
     """As a node may leave it that works on the CPU whatever ComfyUI's --gpu-only says."""
     made = recorded_latent(torch.randn(1, N_FRAMES, 64), recording())
     with Card():
-        moved = {**made, RECORDED_KEY: put(made[RECORDED_KEY])}
-        assert recording_of(moved) is made[WAVEFORM_KEY]
-        assert recording_of({**moved, "samples": made["samples"] + 1}) is None
+        moved = {**made, "samples": put(made["samples"])}
+        assert torch.equal(recording_of(moved), recording())
+        assert recording_of({**moved, "samples": moved["samples"] + 1}) is None
 
 
 def recording() -> Tensor:

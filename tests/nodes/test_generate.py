@@ -35,8 +35,9 @@ from acestep_pack.acestep_core.pipeline.tasks import (
 )
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host.conditioning import Prompt, conditioning_of
 from acestep_pack.nodes.host.guider import run
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, Prompt
+from acestep_pack.nodes.host.latents import Origins
 from golden_models import z
 
 N_FRAMES, CHANNELS, N_STEPS = 130, 64, 3
@@ -92,8 +93,8 @@ def compare(model, made_of: Encoding, options: Options, guidance: float) -> None
     request = Request(seed=5, takes_per_plan=2, n_steps=N_STEPS, guidance=guidance, options=options)
     empty = torch.zeros(1, task.window_frames or N_FRAMES, CHANNELS)
     takes = prepare(request, "base", task, made_of.n_plans, empty, silence)
-    prompt = Prompt.of([[made_of.text.states, {"pooled_output": None, ACESTEP_KEY: made_of}]])
-    by_comfyui = run(model, prompt, takes.job(), seed=5, on_step=lambda index: None)
+    prompt = Prompt.of(conditioning_of(made_of, Origins()), empty.shape[1])
+    by_comfyui, _ = run(model, prompt, takes.job(), seed=5, shift=takes.resolved.shift, on_step=lambda index: None)
     network = model.model.diffusion_model
     by_core = generate(network, made_of, silence, takes.job())
     assert (by_comfyui - by_core).abs().max() <= 1e-3 * by_core.abs().max()
@@ -155,14 +156,14 @@ def test_cores_callback_gets_the_latents_as_they_are_in_each_step(model) -> None
         Request(seed=5, n_steps=N_STEPS, guidance=1.0), "base", TEXT2MUSIC, 1, SOURCE.latents * 0, model.model.silence
     )
     made_of = encoding(TEXT2MUSIC)
-    prompt = Prompt.of([[made_of.text.states, {"pooled_output": None, ACESTEP_KEY: made_of}]])
+    prompt = Prompt.of(conditioning_of(made_of, Origins()), takes.n_frames)
 
     def ask(apply: Callable, given: dict) -> Tensor:
         asked.append(given["input"].clone())
         return apply(given["input"], given["timestep"], **given["c"])
 
     patcher.set_model_unet_function_wrapper(ask)
-    run(patcher, prompt, takes.job(), seed=5, on_step=lambda index: None)
+    run(patcher, prompt, takes.job(), seed=5, shift=1.0, on_step=lambda index: None)
     assert len(seen) == len(asked) == N_STEPS
     assert all(torch.equal(shown, given) for shown, given in zip(seen, asked, strict=True))
     assert not torch.equal(seen[0], seen[1])

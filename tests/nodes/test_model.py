@@ -35,9 +35,10 @@ from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host.conditioning import Prompt, conditioning_of
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.guider import run
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, Prompt, latent
+from acestep_pack.nodes.host.latents import ACESTEP_KEY, Origins, latent, latent_takes
 from golden_models import WHOLE_GENERATION, assert_close, golden, z
 
 BATCH, FRAMES, CHANNELS = 2, 61, 64
@@ -96,8 +97,8 @@ def song(**given: object) -> Encoding:
 
 
 def conditioning(encoding: Encoding, **extras: object) -> list:
-    entries = {"pooled_output": None, "conditioning_lyrics": encoding.lyric.states, ACESTEP_KEY: encoding}
-    return [[encoding.text.states, {**entries, **extras}]]
+    ((states, entries),) = conditioning_of(encoding, Origins())
+    return [[states, {**entries, **extras}]]
 
 
 def zeroed(positive: list) -> list:
@@ -270,7 +271,9 @@ def ours(
     """Return latents of our guider, from noise that is given."""
     rows = tuple(i % encoding.n_plans for i in range(len(x)))
     job = Job(rows, x, levels, guidance or Guidance(), settings or SamplerSettings(), **more)
-    return run(model, Prompt.of(conditioning(encoding)), job, seed=0, on_step=lambda index: None)
+    return run(
+        model, Prompt.of(conditioning(encoding), x.shape[1]), job, seed=0, shift=3.0, on_step=lambda index: None
+    )[0]
 
 
 def golden_song(**given: object) -> Encoding:
@@ -372,7 +375,7 @@ def test_a_latent_says_which_seed_and_plan_each_take_is(turbo) -> None:
         latent(torch.zeros(1, FRAMES, CHANNELS), ()),
         Request(seed=5, takes_per_plan=2, n_steps=3),
     )
-    assert [(take.seed, take.plan, take.n_steps) for take in made.latent[ACESTEP_KEY]] == [
+    assert [(take.seed, take.plan, take.n_steps) for take in latent_takes(made.latent)] == [
         (5, 0, 3),
         (6, 0, 3),
         (7, 1, 3),
@@ -398,7 +401,9 @@ def test_as_many_takes_run_at_once_as_there_is_room_for_and_never_none(
     monkeypatch.setattr(generating.memory, "room_beside", lambda patcher: rooms * one)
     sizes = []
     monkeypatch.setattr(
-        generating, "run", lambda patcher, prompt, job, **_more: sizes.append(len(job.rows)) or job.noise
+        generating,
+        "run",
+        lambda patcher, prompt, job, **_more: sizes.append(len(job.rows)) or (job.noise, models.Sampling()),
     )
     make(turbo, conditioning(song()), takes_per_plan=n_takes)
     assert sizes[0] == size
@@ -498,7 +503,7 @@ def test_what_a_run_keeps_is_gone_with_it_however_it_ends(turbo, ending: type[Ba
         )
     assert during == [1] * (8 if ending is None else 2)
     for options in (guider.model_options, turbo.model_options):
-        assert models.RUN_KEY not in options.get("transformer_options", {})
+        assert models.SAMPLING_KEY not in options.get("transformer_options", {})
     assert alive() == []
 
 

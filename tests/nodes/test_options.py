@@ -23,8 +23,10 @@ from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, repain
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host.conditioning import conditioning_of
 from acestep_pack.nodes.host.generate import Generation, generate
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, SamplerOptions, latent
+from acestep_pack.nodes.host.latents import Origins, latent
+from acestep_pack.nodes.host.sockets import SamplerOptions
 from acestep_pack.nodes.sample import AceStepMorph, AceStepSamplerOptions, parse_seeds, parse_timesteps
 from golden_models import z
 
@@ -59,7 +61,7 @@ def prompt(name: str, n_lyrics: int = 20, **given: object) -> Encoding:
 
 
 def conditioning(encoding: Encoding) -> list:
-    return [[encoding.text.states, {"pooled_output": None, ACESTEP_KEY: encoding}]]
+    return conditioning_of(encoding, Origins())
 
 
 # Of another length than the new one, so that the two can never share a batch.
@@ -223,10 +225,10 @@ def test_a_retake_of_sde_is_turned_in_every_step(model) -> None:
 def test_no_noise_of_a_take_is_drawn_twice(model, monkeypatch, given: dict, variance: float) -> None:
     drawn: list[Tensor] = []
 
-    def watched(patcher, prompt, job: Job, **_more) -> Tensor:
+    def watched(patcher, prompt, job: Job, **_more) -> tuple[Tensor, models.Sampling]:
         start = [] if job.morph else [job.noise]  # a morph begins from the song
         drawn.extend((*start, job.fresh_noise(), job.fresh_noise()))
-        return job.noise
+        return job.noise, models.Sampling()
 
     monkeypatch.setattr(generating, "run", watched)
     make(model, options(**given, retake_variance=variance, retake_seed=9), latent_in=latent(SONG, ()))

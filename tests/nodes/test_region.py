@@ -13,7 +13,7 @@ from torch import Tensor
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from acestep_pack.nodes.edit_codes import OPERATIONS, AceStepEditCodes
-from acestep_pack.nodes.host.sockets import WAVEFORM_KEY, frame_mask, latent
+from acestep_pack.nodes.host.latents import frame_mask, latent, recorded_latent
 from acestep_pack.nodes.pictures import lanes as picture
 from acestep_pack.nodes.region import AceStepRegion
 
@@ -153,7 +153,7 @@ def test_the_wave_is_the_sound_at_its_own_time(kind: str) -> None:
     if kind == "audio":
         more["audio"] = {"waveform": tone(10)[:, :1, ::3], "sample_rate": SAMPLE_RATE // 3}
     else:
-        value[WAVEFORM_KEY] = tone(10)
+        value = recorded_latent(value["samples"].mT, tone(10))
     wave = height_of_wave(shown(value, 0, 0.04, **more))
     half = picture.LANE_WIDTH // 2
     assert wave[10 : half - 1].max() <= 2
@@ -162,7 +162,7 @@ def test_the_wave_is_the_sound_at_its_own_time(kind: str) -> None:
 
 def test_audio_comes_before_the_recording_and_the_recording_before_the_latent() -> None:
     silence = {"waveform": torch.zeros(1, 2, 10 * SAMPLE_RATE), "sample_rate": SAMPLE_RATE}
-    recorded = song() | {WAVEFORM_KEY: tone(10)}
+    recorded = recorded_latent(song()["samples"].mT, tone(10))
     assert height_of_wave(shown(recorded, 0, 0.04, audio=silence))[10:].max() <= 2
     assert height_of_wave(shown(recorded, 0, 0.04))[10:450].max() <= 2
     assert height_of_wave(shown(song(), 0, 0.04))[10:].min() > 2

@@ -22,7 +22,7 @@ from acestep_pack.acestep_core.scoring.lyrics import TimedLine
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score, Scores
 from acestep_pack.acestep_core.scoring.subtitles import lrc, srt, word_lrc
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
-from acestep_pack.nodes.host.sockets import latent
+from acestep_pack.nodes.host.latents import latent
 from acestep_pack.nodes.save import AceStepSave
 
 RATE = 48_000
@@ -246,12 +246,15 @@ def test_a_take_without_words_has_no_lyric_files(output: Path) -> None:
     assert scores_in(output / file) == {}
 
 
-@pytest.mark.parametrize("latent", [takes_of(Take(1, 1), Take(2, 0), Take(3, 0)), None])
-def test_scores_of_plans_go_to_the_takes_sung_from_them(output: Path, latent: dict | None) -> None:
+def test_scores_of_plans_go_to_the_takes_sung_from_them(output: Path) -> None:
     plans = Scores(tuple(Score((NamedScore("plan", value),)) for value in (0.25, 0.75)), (0, 1))
-    files, _ = save(music(3), score=plans, latent=latent)
-    expected = [0.75, 0.25, 0.25] if latent else [0.25, 0.75, 0.25]
-    assert [scores_in(output / file) for file in files] == [{"plan": value} for value in expected]
+    files, _ = save(music(3), score=plans, latent=takes_of(Take(1, 1), Take(2, 0), Take(3, 0)))
+    assert [scores_in(output / file) for file in files] == [{"plan": value} for value in (0.75, 0.25, 0.25)]
+    # Without a latent as many items as plans are those plans, and of other numbers nobody knows.
+    files, _ = save(music(2), score=plans)
+    assert [scores_in(output / file) for file in files] == [{"plan": value} for value in (0.25, 0.75)]
+    with pytest.raises(ValueError, match="nobody knows from which of the 2 plans of this score take 1 was sung"):
+        save(music(3), score=plans)
 
 
 def test_a_user_who_wants_no_metadata_gets_none(

@@ -27,7 +27,16 @@ from acestep_pack.acestep_core.types import AudioCodes, SongSpec, Take
 from acestep_pack.nodes.host import folders, lyric_scorer, memory
 from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host import planner as planners
-from acestep_pack.nodes.host.sockets import ACESTEP_KEY, RECORDED_KEY, WAVEFORM_KEY, frame_mask, latent, recorded_latent
+from acestep_pack.nodes.host.conditioning import conditioning_of
+from acestep_pack.nodes.host.latents import (
+    ACESTEP_KEY,
+    RECORDINGS_KEY,
+    Origins,
+    frame_mask,
+    latent,
+    latent_takes,
+    recorded_latent,
+)
 from acestep_pack.nodes.pictures import lanes as picture
 from acestep_pack.nodes.pictures import lyrics as lyrics_picture
 from acestep_pack.nodes.region import AceStepRegion
@@ -76,7 +85,7 @@ def conditioned() -> Callable[..., list]:
         lyric = torch.randn(1, ids.tokens.ids.shape[1], width, generator=generator)
         text = whole(torch.randn(1, 9, width, generator=generator))
         encoding = Encoding(text, text, whole(lyric), ids, **given)
-        return [[text.states, {ACESTEP_KEY: encoding}]]
+        return conditioning_of(encoding, Origins())
 
     return make
 
@@ -94,7 +103,7 @@ def songs(n_takes: int = 1, n_frames: int = N_FRAMES, n_steps: int = 8, plans: t
 
 
 def part(value: dict, items: slice) -> dict:
-    return latent(value["samples"][items].transpose(1, 2), value[ACESTEP_KEY][items])
+    return latent(value["samples"][items].transpose(1, 2), latent_takes(value)[items])
 
 
 def codes(n_plans: int = 1) -> AudioCodes:
@@ -173,7 +182,7 @@ def test_a_user_who_cancels_is_not_kept_waiting(xl, conditioned) -> None:
 
 def test_takes_of_different_steps_are_each_noised_as_they_were_made(xl, conditioned) -> None:
     few, many = songs(2, n_steps=4), songs(2, n_steps=50)
-    mixed = latent(few["samples"].transpose(1, 2), (few[ACESTEP_KEY][0], many[ACESTEP_KEY][1]))
+    mixed = latent(few["samples"].transpose(1, 2), (latent_takes(few)[0], latent_takes(many)[1]))
     scores = heard(xl, conditioned(), mixed).takes
     assert numbers(scores[0]) == pytest.approx(numbers(heard(xl, conditioned(), few).takes[0]), abs=1e-4)
     assert numbers(scores[1]) == pytest.approx(numbers(heard(xl, conditioned(), many).takes[1]), abs=1e-4)
@@ -199,9 +208,11 @@ def test_what_codes_foretell_is_scored_once_a_plan(xl, conditioned, monkeypatch)
     assert heard(xl, conditioned(), songs()).takes[0].value("lyrics_planned") is None
 
 
-def test_items_of_a_foreign_latent_take_plans_in_turn(xl, conditioned) -> None:
-    foreign = {"samples": songs(4)["samples"]}
-    assert heard(xl, conditioned(codes=codes(2)), foreign).plans == (0, 1, 0, 1)
+def test_an_item_that_nobody_knows_is_scored_where_there_is_a_single_plan(xl, conditioned) -> None:
+    foreign = {"samples": songs(2)["samples"]}
+    assert heard(xl, conditioned(codes=codes(1)), foreign).plans == (0, 0)
+    with pytest.raises(ValueError, match="nobody knows which of 2 plans item 1 of this latent belongs to: a node in"):
+        heard(xl, conditioned(codes=codes(2)), foreign)
 
 
 def test_nothing_that_goes_in_is_changed(xl, conditioned) -> None:
@@ -244,7 +255,7 @@ def test_a_take_is_heard_in_its_tasks_window_and_timed_on_the_whole(xl, conditio
     windows = takes["samples"].transpose(1, 2)[:, start:stop]
     inside = painted(N_FRAMES, 40, 90)
     same_source = replace(inside, sources=(Source(task.sources[0].latents[:, start:stop]),))
-    alone = heard(xl, conditioned(task=same_source), latent(windows, takes[ACESTEP_KEY]))
+    alone = heard(xl, conditioned(task=same_source), latent(windows, latent_takes(takes)))
     scores = heard(xl, conditioned(task=task), takes)
     assert (scores.n_frames, alone.n_frames) == (300, N_FRAMES)
     for one, other in zip(scores.takes, alone.takes, strict=True):
@@ -266,7 +277,7 @@ def test_what_a_foreign_sampler_made_of_a_window_is_put_into_the_whole(xl, condi
     takes = songs()
     full = task.assemble(takes["samples"].transpose(1, 2), torch.zeros(1, dtype=torch.long))
     assert heard(xl, conditioned(task=task), takes) == heard(
-        xl, conditioned(task=task), latent(full, takes[ACESTEP_KEY])
+        xl, conditioned(task=task), latent(full, latent_takes(takes))
     )
 
 
@@ -377,7 +388,7 @@ def test_the_best_come_out_best_first_with_their_seeds_and_scores() -> None:
     output = pick(takes, scores, 2)
     picked, kept, kept_codes = output.result
     assert torch.equal(picked["samples"], takes["samples"][[3, 1]])
-    assert picked[ACESTEP_KEY] == (takes[ACESTEP_KEY][3], takes[ACESTEP_KEY][1])
+    assert latent_takes(picked) == (latent_takes(takes)[3], latent_takes(takes)[1])
     assert kept == scores.picked((3, 1))
     assert kept_codes == AudioCodes()
     assert text_of(output) == ["take 4 of 4 (seed 10): 0.90", "take 2 of 4 (seed 8): 0.80"]
@@ -388,7 +399,7 @@ def test_with_codes_every_pick_has_a_plan_of_its_own() -> None:
     picked, kept, kept_codes = pick(takes, scores, 3, codes=codes(2)).result
     first, second = codes(2).sequences
     assert kept_codes.sequences == (second, second, first)
-    assert [(take.seed, take.plan) for take in picked[ACESTEP_KEY]] == [(9, 0), (8, 1), (7, 2)]
+    assert [(take.seed, take.plan) for take in latent_takes(picked)] == [(9, 0), (8, 1), (7, 2)]
     assert kept.plans == (0, 1, 2)
     # And what was picked can be picked from again.
     again, _, same = pick(picked, kept, 1, codes=kept_codes).result
@@ -443,7 +454,7 @@ def test_takes_can_be_picked_by_the_scores_of_their_plans_alone() -> None:
 def test_a_recording_is_not_carried_along_and_a_foreign_latent_has_no_seeds() -> None:
     recorded = recorded_latent(torch.randn(2, N_FRAMES, 64), torch.zeros(2, 2, N_FRAMES * 1_920))
     output = pick(recorded, lyric_scores(0.1, 0.2))
-    assert not {WAVEFORM_KEY, RECORDED_KEY} & set(output.result[0])
+    assert RECORDINGS_KEY not in output.result[0]
     assert text_of(output) == ["take 2 of 2: 0.20"]
 
 

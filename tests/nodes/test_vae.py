@@ -9,7 +9,7 @@ from torch import Tensor
 
 from acestep_pack.acestep_core.constants import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep_pack.nodes.decode import AceStepDecode
-from acestep_pack.nodes.host.sockets import latent
+from acestep_pack.nodes.host.latents import latent
 from golden_models import assert_close
 from sounds import music
 

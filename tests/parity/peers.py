@@ -250,6 +250,9 @@ def diffusers_pipeline(size: str, silence: Tensor) -> AceStepPipeline:
 class ConditionRun(Run):
     """A Run whose branches name a Condition where the product names an Encoding: tests make conditions by hand."""
 
+    def _n_tokens(self, branch: Branch) -> int:
+        return branch.encoding.tokens.states.shape[1]
+
     def _tokens(self, computed: Computed, branch: Branch, x: Tensor) -> Tokens:
         return branch.encoding.tokens
 
