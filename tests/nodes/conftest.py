@@ -1,6 +1,7 @@
 """Lets node tests import ComfyUI's modules in this process; they are found from here on, not before."""
 
 import functools
+import importlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import comfyui
 import tiny_models
 
 comfyui.make_importable(cpu=True)
+# It and comfy_extras.nodes_latent import each other, which ends only when it comes first.
+importlib.import_module("comfy_extras.nodes_post_processing")
 
 
 @pytest.fixture(autouse=True)
