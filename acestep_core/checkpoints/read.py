@@ -37,6 +37,7 @@ from .keys import (
     from_diffusers,
     is_quantization,
     looks_like,
+    prefix_of,
     select,
 )
 from .vae_keys import fold_weight_norm, from_comfyui_keys
@@ -180,8 +181,6 @@ def _read_qwen3(path: Path, part: Part, n_tokens: int, read: Read) -> Qwen3File:
         raise _another_model(part, weights)
     # A single file's metadata may speak of the DiT beside the text encoder.
     declared = weights.config if path.is_dir() else {}
-    if part is PLANNER and LM_HEAD in weights.tensors:
-        state[LM_HEAD] = weights.tensors[LM_HEAD]
     if declared.get("tie_word_embeddings"):
         state.pop(LM_HEAD, None)  # a copy of the embedding that some tools write all the same
     config = qwen3_config(weights.name, state, declared)
@@ -223,16 +222,24 @@ def _part(part: Part, weights: Weights) -> dict[str, Tensor]:
 
 
 def _another_model(part: Part, weights: Weights) -> ValueError:
+    look = looks_like(weights.tensors)
+    if look == part.look:
+        first = next(iter(weights.tensors))
+        return ValueError(
+            f"{weights.name} looks like {look}, but with tensors missing or under names unknown here, such as "
+            f"{first}: choose a file such as {part.example}"
+        )
     return ValueError(
-        f"{weights.name} is not an {part.title}, it looks like {looks_like(weights.tensors)}: choose a file "
-        f"such as {part.example}"
+        f"{weights.name} is not an {part.title}, it looks like {look}: choose a file such as {part.example}"
     )
 
 
 def _silence(path: Path, weights: Weights) -> Tensor | None:
     """Return the silence latent [1, n, 64] that comes with the weights, inside or beside them."""
-    if SILENCE in weights.tensors:
-        silence = weights.tensors[SILENCE]
+    for inside in (SILENCE, (prefix_of(DIT, weights.tensors) or "") + SILENCE):
+        if inside not in weights.tensors:
+            continue
+        silence = weights.tensors[inside]
         return silence if silence.any() else None  # zeros are diffusers' placeholder, and no silence
     file = (path if path.is_dir() else path.parent) / SILENCE_FILE
     return _read_silence(file) if file.is_file() else None
