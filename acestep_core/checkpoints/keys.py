@@ -57,8 +57,8 @@ PLANNER = Part(
     example="qwen_1.7b_ace15.safetensors",
 )
 # In transformers' files the LM head is beside the body, which is called BODY.
-LM_HEAD = "lm_head.weight"
-BODY = "model."
+HEAD, BODY = "lm_head.", "model."
+LM_HEAD = f"{HEAD}weight"
 VAE = Part(
     title="ACE-Step 1.5 VAE",
     look="an audio VAE",
@@ -131,9 +131,9 @@ def select(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | Non
         return None
     own = tuple(prefix + root for root in (*part.roots, SCALED_FP8))
     state = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(own)}
-    head = prefix.removesuffix(BODY) + LM_HEAD
-    if part is PLANNER and head in tensors:
-        state[LM_HEAD] = tensors[head]
+    if part is PLANNER:
+        outside = prefix.removesuffix(BODY)
+        state |= {key.removeprefix(outside): tensors[key] for key in tensors if key.startswith(outside + HEAD)}
     return state
 
 
