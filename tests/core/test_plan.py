@@ -10,7 +10,6 @@ import comfyui
 import tiny_models
 from acestep_pack.acestep_core.checkpoints.read import read_planner
 from acestep_pack.acestep_core.codes import files as codes_files
-from acestep_pack.acestep_core.codes.text import from_text, to_text
 from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, LANGUAGES
 from acestep_pack.acestep_core.models.qwen3 import Qwen3
 from acestep_pack.acestep_core.planner.decode import LmSampling
@@ -194,11 +193,6 @@ def test_saved_codes_load_back_equal(tmp_path):
     codes_files.save(CODES, path)
     assert codes_files.load(path) == CODES
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_codes_text_reads_back_equal():
-    codes = AudioCodes(((0, 35_847, 63_999), (7,)))
-    assert from_text(to_text(codes)) == codes
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from acestep_pack.acestep_core.codes.text import codes_text, parse_codes_text
-from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, N_CODES, TIME_SIGNATURES
+from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, TIME_SIGNATURES
 from acestep_pack.acestep_core.planner.prompts import (
     codes_prompt,
     codes_prompt_without,
@@ -223,29 +222,3 @@ def test_a_value_out_of_range_is_named(line: str, message: str) -> None:
 )
 def test_lyrics_are_what_follows_the_think_block(after: str, lyrics: str) -> None:
     assert parse_lyrics(f"<think>\nbpm: 90\n</think>{after}") == lyrics
-
-
-# Audio codes.
-
-
-@given(st.lists(st.integers(0, N_CODES - 1), max_size=50).map(tuple), st.sampled_from(["", " ", "\n", " \n\t"]))
-def test_codes_read_back_as_they_were(codes: tuple[int, ...], gap: str) -> None:
-    text = codes_text(codes)
-    assert parse_codes_text(text) == codes
-    assert parse_codes_text(gap + text.replace(">", ">" + gap)) == codes
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<|audio_code_1|><|audio_code_64000|>", "audio code 64000 at position 1 is outside 0..63999"),
-        ("<|audio_code_1|>, <|audio_code_2|>", '", <.*" at character 16 of the codes text, after 1 codes'),
-        (" rubbish", '"rubbish" at character 1 of the codes text, after 0 codes'),
-        ("<|audio_code_1|><|audio_co", '"<.audio_co" at character 16'),
-        ("<|audio_code_-1|>", "character 0"),
-        ("<|audio_code_" + "9" * 5000 + "|>", "character 0"),
-    ],
-)
-def test_faulty_codes_are_named_with_their_position(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        parse_codes_text(text)

@@ -202,6 +202,7 @@ def test_codes_saved_are_the_codes_loaded(server: Server, client: Client) -> Non
 def test_text_is_read_as_the_codes_it_was_written_from(client: Client) -> None:
     (text,) = codes_of(client, planned())
     assert codes_of(client, read_back(text.replace("><", "> \n<") + "\n\n" + text)) == [text, text]
+    assert codes_of(client, read_back(text.replace("><", "> \r\n<") + "\r\n \r\n" + text)) == [text, text]
 
 
 # Bad input: one clear sentence at the node.
