@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+import vocabulary
 from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, TIME_SIGNATURES
 from acestep_pack.acestep_core.planner.prompts import (
     codes_prompt,
@@ -23,9 +24,7 @@ from acestep_pack.acestep_core.planner.prompts import (
     think_text,
     understand_prompt,
 )
-from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import SongSpec
-from comfyui import comfyui_path
 
 ROWS = json.loads((Path(__file__).parent.parent / "golden" / "prompts.json").read_text(encoding="utf-8"))["songs"]
 GOLDEN = {row["example"]: row for row in ROWS}
@@ -53,7 +52,7 @@ thoughts = st.builds(
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    return vocabulary.tokenizer()
 
 
 def written_song(row: dict) -> SongSpec:
