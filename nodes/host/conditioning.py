@@ -157,7 +157,7 @@ def encoding_of(states: torch.Tensor | None, extras: Mapping[str, Any], n_frames
     reference = references[-1].transpose(1, 2)
     if ours.task.sources:
         return replace(ours, timbre=reference)
-    cover = Task("cover", (Source(reference[:, :n_frames]),), n_frames)
+    cover = Task("cover", (Source(reference[:, :n_frames]),), n_frames, window=(0, n_frames))
     return replace(ours, timbre=reference, codes=AudioCodes(), task=cover)
 
 

@@ -14,7 +14,7 @@ from . import memory, progress
 from .conditioning import Prompt
 from .guider import run
 from .latents import ACESTEP_KEY, latent, latent_mask, latent_samples
-from .model import require_ours, unread_warnings
+from .model import require_ours, unread_warnings, windows_over_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ def _sample(patcher, prompt: Prompt, morph_from: Prompt | None, takes: Takes) ->
     """Return latents [N, T, 64] of all takes, a summary, and what was on the MODEL without effect."""
     n_steps, n_takes = len(takes.levels) - 1, len(takes.takes)
     prompts = [prompt] if morph_from is None else [prompt, morph_from]
-    size = min(_chunk_size(patcher, each, takes) for each in prompts)
+    one_by_one = windows_over_time(patcher.model_options, takes.n_frames)
+    size = 1 if one_by_one else min(_chunk_size(patcher, each, takes) for each in prompts)
     chunks = [slice(first, first + size) for first in range(0, n_takes, size)]
     update = progress.of_steps(len(chunks) * n_steps)
     parts, unread = [], {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -19,14 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import golden_models
 import nodes as core_nodes
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.takes import Request
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score, Scores
 from acestep_pack.acestep_core.types import AudioCodes, Take
-from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host.conditioning import conditioning_of
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.latents import (
@@ -270,14 +267,9 @@ def test_a_score_is_an_items_own_or_refused(chain: Chain, order: list[int]) -> N
 # Samplers, which make new items of a known plan.
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
-    folder: Path = tmp_path_factory.mktemp("turbo")
-    (folder / "config.json").write_text('{"is_turbo": true}')
-    safetensors.torch.save_file(golden_models.weights("2b"), folder / "model.safetensors")
-    torch.save(z("gen.silence", 1, 800, CHANNELS).transpose(1, 2).contiguous(), folder / "silence_latent.pt")
-    with torch.inference_mode():
-        return models.load_model(folder, "auto", "fp32")
+@pytest.fixture
+def model(golden_model: Callable[[str], object]):
+    return golden_model("turbo")
 
 
 def song(n_plans: int = N_PLANS) -> tuple[list, dict]:
