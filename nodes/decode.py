@@ -31,7 +31,7 @@ class AceStepDecode(io.ComfyNode):
                     "normalize",
                     default=True,
                     tooltip="Bring the loudest sample of each take to the level below. Off leaves levels as decoded. "
-                    "Never done to audio that a task keeps.",
+                    "Never done where a task keeps audio of its source.",
                 ),
                 io.Float.Input(
                     "peak_dbfs",

@@ -142,5 +142,6 @@ def _warnings(prompt: Prompt, morph_from: Prompt | None, used: bool) -> list[str
 
 
 def _summary(takes: Takes, chunk_size: int) -> str:
-    chunks = f", {chunk_size} takes at a time" if chunk_size < len(takes.takes) else ""
+    at_once = "1 take" if chunk_size == 1 else f"{chunk_size} takes"
+    chunks = f", {at_once} at a time" if chunk_size < len(takes.takes) else ""
     return f"{takes.summary}{chunks}, seed {', '.join(map(str, takes.seeds))}"

@@ -244,7 +244,7 @@ def test_takes_go_through_context_windows_one_by_one(model) -> None:
     patcher, empty = windowed(model), latent(torch.zeros(1, N_FRAMES, CHANNELS))
     request = Request(seed=5, takes_per_plan=2, n_steps=2, shift=3.0, guidance=1.0)
     both = generate(patcher, song(), empty, request)
-    assert both.summary == "2 steps, shift 3, no guidance, euler, 1 takes at a time, seed 5, 6"
+    assert both.summary == "2 steps, shift 3, no guidance, euler, 1 take at a time, seed 5, 6"
     second = generate(patcher, song(), empty, replace(request, seed=6, takes_per_plan=1))
     assert torch.equal(both.latent["samples"][1:], second.latent["samples"])
     with pytest.raises(ValueError, match="core's context windows take one item of a batch at a time; make one take"):

@@ -324,3 +324,54 @@ def test_where_nothing_is_generated_no_seed_is_named(model) -> None:
     assert made.summary == "nothing to generate: the source as it is"
     assert torch.equal(made.latent["samples"], value["samples"])
     assert latent_takes(made.latent) == (Take(n_steps=2),)
+
+
+# The batch of a latent that is sampled into.
+
+
+def test_a_batch_of_empty_latents_makes_as_many_takes(model) -> None:
+    positive, empty = song(1)
+    (four,) = core_nodes.RepeatLatentBatch().repeat(empty, 4)
+    made = generate(model, positive, four, Request(seed=7, n_steps=2))
+    asked = generate(model, positive, empty, Request(seed=7, n_steps=2, takes_per_plan=4))
+    assert torch.equal(made.latent["samples"], asked.latent["samples"])
+    assert [take.seed for take in latent_takes(made.latent)] == [7, 8, 9, 10]
+    assert made.warnings == ()
+
+
+@pytest.mark.parametrize(("n_items", "takes_per_plan"), [(4, 2), (3, 1)])
+def test_a_batch_that_is_not_followed_is_told(model, n_items: int, takes_per_plan: int) -> None:
+    positive, _ = song(2)
+    empty = latent(torch.zeros(n_items, N_FRAMES, CHANNELS))
+    made = generate(model, positive, empty, Request(n_steps=2, takes_per_plan=takes_per_plan))
+    told = f'the latent holds {n_items} items, but {2 * takes_per_plan} takes are made: "takes_per_plan" says how many'
+    assert (told in made.warnings) == (n_items != 2 * takes_per_plan)
+    assert len(made.latent["samples"]) == 2 * takes_per_plan
+
+
+@pytest.mark.parametrize("takes_per_plan", [1, 3])
+def test_every_item_under_a_noise_mask_is_a_take_of_its_own(model, takes_per_plan: int) -> None:
+    positive, _ = song(1)
+    mask = torch.zeros(3, 1, 1, N_FRAMES)
+    for item in range(3):
+        mask[item, ..., 4 + item : 12] = 1
+    recordings = {**latent(samples(3, 4)), "noise_mask": mask}
+    made = generate(model, positive, recordings, Request(seed=7, n_steps=2, takes_per_plan=takes_per_plan))
+    for item, take in enumerate(made.latent["samples"]):
+        alone = {**latent(samples(3, 4)[item : item + 1]), "noise_mask": mask[item : item + 1]}
+        expected = generate(model, positive, alone, Request(seed=7 + item, n_steps=2)).latent["samples"][0]
+        torch.testing.assert_close(take, expected, atol=1e-4, rtol=0)
+
+
+def test_a_picture_is_no_noise_mask_unless_all_its_rows_are_one(model) -> None:
+    positive, _ = song(1)
+    row = (torch.arange(64) % 8 > 3).float()
+    for picture, sentence in ((torch.eye(64)[None], "this mask is a picture of 64x64"), (row.expand(1, 64, 64), "")):
+        (masked,) = core_nodes.SetLatentNoiseMask().set_mask(latent(samples(1, 4)), picture)
+        if sentence:
+            with pytest.raises(ValueError, match=sentence):
+                generate(model, positive, masked, Request(n_steps=2))
+        else:
+            (flat,) = core_nodes.SetLatentNoiseMask().set_mask(latent(samples(1, 4)), row.expand(1, 1, 64))
+            made, expected = (generate(model, positive, each, Request(n_steps=2)) for each in (masked, flat))
+            assert torch.equal(made.latent["samples"], expected.latent["samples"])
