@@ -24,6 +24,7 @@ from .latents import ACESTEP_KEY, Origins
 ENCODING_KEY = "acestep_encoding"
 ROWS_KEY = "acestep_rows"
 # Core's own keys in it.
+LIMITS = {"hooks", "area", "mask", "start_percent", "end_percent", "default"}
 LYRICS_KEY, CODES_KEY, REFERENCES_KEY = "conditioning_lyrics", "audio_codes", "reference_audio_timbre_latents"
 
 
@@ -46,11 +47,6 @@ class Part:
     states: torch.Tensor  # text states [1 or P, L, D]
     extras: Mapping[str, Any]
     encoding: Encoding
-
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether nothing limits it in time, place or strength."""
-        return not {"hooks", "area", "mask", "start_percent", "end_percent", "control", "default"} & self.extras.keys()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +79,11 @@ class Prompt:
     def encoding(self) -> Encoding:
         """Return the encoding of the first part, which tells the task and the lyrics."""
         return self.parts[0].encoding
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether it is a single condition that nothing limits in time or place, under the MODEL's own weights."""
+        return len(self.parts) == 1 and not LIMITS & self.parts[0].extras.keys()
 
     @property
     def task(self) -> Task:

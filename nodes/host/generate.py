@@ -9,6 +9,7 @@ import torch
 
 from ...acestep_core.constants import LATENT_CHANNELS
 from ...acestep_core.pipeline.takes import Request, Takes, check_morph, prepare
+from ...acestep_core.pipeline.tasks import Task
 from ...acestep_core.types import in_turn
 from . import memory, progress
 from .conditioning import Prompt
@@ -45,8 +46,7 @@ def generate(
     takes = prepare(request, model.variant, prompt.task, prompt.n_plans, song, model.silence, noise_mask)
     used = takes.preserve is not None or takes.start is not None or not song.any()
     warnings = [*takes.resolved.warnings, *told, *_warnings(prompt, morph_from, used)]
-    if noise_mask is not None and "denoise_mask_function" in patcher.model_options:
-        warnings.append("DifferentialDiffusion has no effect here: this sampler blends by the mask itself")
+    warnings += _unheeded(patcher, latent_in, prompt.task)
     if takes.keeps_all:
         source = prompt.task.source_in_window(n_frames, model.silence.cpu())
         samples = in_turn(source, takes.rows) if takes.preserve is None else takes.preserve.source
@@ -80,6 +80,19 @@ def _with_surroundings(patcher, request: Request, n_items: int, n_plans: int) ->
     if request.options.guidance_method != "cfg" and "sampler_cfg_function" in patcher.model_options:
         told.append(f'a node on the MODEL guides in place of "{request.options.guidance_method}"')
     return request, told
+
+
+def _unheeded(patcher, latent_in: dict, task: Task) -> list[str]:
+    """Return what other nodes have put on the MODEL and the latent without effect."""
+    told, masked, n_items = [], "noise_mask" in latent_in, len(latent_in["samples"])
+    if masked and task.sources:
+        told.append(f"the latent's noise mask has no effect: the {task.name} says what is generated")
+    elif masked and "denoise_mask_function" in patcher.model_options:
+        told.append("DifferentialDiffusion has no effect here: this sampler blends by the mask itself")
+    order = list(latent_in.get("batch_index") or range(n_items))
+    if order != list(range(n_items)) and not latent_in["samples"].any():
+        told.append("which noise each empty item should get (batch_index) has no effect: seeds tell that")
+    return told
 
 
 def _shift_on(patcher) -> float | None:

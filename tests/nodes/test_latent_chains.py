@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import safetensors.torch
@@ -22,12 +22,17 @@ import nodes as core_nodes
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.takes import Request
+from acestep_pack.acestep_core.pipeline.tasks import Source, Task
 from acestep_pack.acestep_core.scoring.score import NamedScore, Score, Scores
 from acestep_pack.acestep_core.types import AudioCodes, Take
-from acestep_pack.nodes.host.conditioning import conditioning_of
+from acestep_pack.nodes import save as saving
+from acestep_pack.nodes.host.conditioning import Prompt, conditioning_of
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.latents import (
+    ACESTEP_KEY,
     Origins,
+    decoded_audio,
+    decoded_from,
     keys_of,
     latent,
     latent_plans,
@@ -375,3 +380,57 @@ def test_a_picture_is_no_noise_mask_unless_all_its_rows_are_one(model) -> None:
             (flat,) = core_nodes.SetLatentNoiseMask().set_mask(latent(samples(1, 4)), row.expand(1, 1, 64))
             made, expected = (generate(model, positive, each, Request(n_steps=2)) for each in (masked, flat))
             assert torch.equal(made.latent["samples"], expected.latent["samples"])
+
+
+# What a latent says that is not followed.
+
+
+def test_a_noise_mask_beside_a_task_is_told(model) -> None:
+    positive, _ = song(1)
+    masked = {**latent(torch.zeros(1, N_FRAMES, CHANNELS)), "noise_mask": torch.ones(1, 1, 1, N_FRAMES)}
+    task = Task("cover", (Source(samples(1, 4)),), N_FRAMES, window=(0, N_FRAMES))
+    covered = conditioning_of(replace(Prompt.of(positive, N_FRAMES).encoding, codes=AudioCodes(), task=task), Origins())
+    told = "the latent's noise mask has no effect: the cover says what is generated"
+    assert generate(model, covered, masked, Request(n_steps=2)).warnings == (told,)
+
+
+@pytest.mark.parametrize("behaviour", ["fixed", "random"])
+def test_which_noise_an_empty_item_should_get_is_told(model, behaviour: str) -> None:
+    positive, empty = song()
+    given = nodes_latent.LatentBatchSeedBehavior.execute(empty, behaviour).result[0]
+    told = "which noise each empty item should get (batch_index) has no effect: seeds tell that"
+    assert (told in generate(model, positive, given, Request(n_steps=2)).warnings) == (behaviour == "fixed")
+
+
+# Sound, which remembers what it was decoded from.
+
+
+def audio_of(value: dict) -> dict:
+    """As Decode gives it: each item a sound of its own."""
+    return decoded_audio(value["samples"].repeat(1, 1, 3)[:, :2].contiguous(), 48_000, value)
+
+
+@given(chains(), st.permutations(range(4)))
+def test_a_sound_is_saved_as_the_take_that_it_was_decoded_from(chain: Chain, order: list[int]) -> None:
+    """Whatever latent of the same song is connected beside it, in whatever order."""
+    scored = WORLD.leaves[0]
+    ours = [item for item in chain.items if item in scored.items and chain.song == scored.song]
+    sources = decoded_from(audio_of(chain.value))
+    assert [source.key for source in sources] == list(keys_of(chain.value))
+    if len(ours) == len(chain.items):
+        turned = {**scored.value, "samples": scored.value["samples"][list(order)]}
+        saved = saving.sources_of(audio_of(chain.value), turned)
+        assert [source.take for source in saved] == [WORLD.takes[item] for item in chain.items]
+    other = {"samples": samples(len(chain.items), 77).mT.contiguous(), ACESTEP_KEY: Origins()}
+    other[ACESTEP_KEY].add(other["samples"], [Take(1)] * len(chain.items))
+    with pytest.raises(ValueError, match="the latent holds other takes than the audio; connect the latent that was"):
+        saving.sources_of(audio_of(chain.value), other)
+
+
+def test_of_a_sound_that_was_changed_nothing_is_known() -> None:
+    value = WORLD.leaves[0].value
+    sound = audio_of(value)
+    quieter = {**sound, "waveform": 0.5 * sound["waveform"]}
+    assert decoded_from(quieter) == (None,) * 4
+    # Then a latent beside it is taken item by item, as before.
+    assert [source.take for source in saving.sources_of(quieter, value)] == list(latent_takes(value))
