@@ -335,6 +335,13 @@ def test_core_switches_in_the_same_step_as_we_do(model, strength: float, n_steps
 
 # What is on a MODEL without effect.
 
+WITHOUT_EFFECT = {
+    "patches": {"attn1_patch": [print]},
+    "patches_replace": {"dit": {("double_block", 0): print}},
+    "rope_options": {"scale_x": 2.0},
+    "optimized_attention_override": print,
+}
+
 
 @pytest.mark.parametrize("key", models.UNREAD)
 def test_what_has_no_effect_is_told_on_the_node_that_samples(model, monkeypatch, caplog, key: str) -> None:
@@ -343,7 +350,7 @@ def test_what_has_no_effect_is_told_on_the_node_that_samples(model, monkeypatch,
     server = SimpleNamespace(send_progress_text=lambda text, node_id: shown.append((node_id, text)))
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
     patcher = model.clone()
-    patcher.model_options["transformer_options"][key] = {"dit": {("double_block", 0): print}}
+    patcher.model_options["transformer_options"][key] = WITHOUT_EFFECT[key]
     sentence = f"the MODEL carries {models.UNREAD[key]}, which have no effect on ACE-Step"
     with CurrentNodeContext("prompt", "12"):
         changed = under_core(patcher, song(), song(), 1.0, noise())
