@@ -70,4 +70,4 @@ class AceStepDecode(io.ComfyNode):
             elif normalize:
                 audio = normalize_peak(audio, peak_dbfs)
         result = decoded_audio(fade(audio, fade_in, fade_out), SAMPLE_RATE, latent)
-        return io.NodeOutput(result, ui={"text": (text,)} if text else None)
+        return io.NodeOutput(result, ui={"text": (text,)})

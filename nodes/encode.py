@@ -71,4 +71,4 @@ class AceStepEncode(io.ComfyNode):
         empty = torch.zeros(encoding.n_plans, encoding.task.window_frames, LATENT_CHANNELS)
         origins = Origins()
         made = latent(memory.to_intermediate(empty), origins=origins)
-        return io.NodeOutput(conditioning_of(encoding, origins), made, ui={"text": (text,)} if text else None)
+        return io.NodeOutput(conditioning_of(encoding, origins), made, ui={"text": (text,)})

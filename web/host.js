@@ -57,6 +57,22 @@ export function onNodeOutput(purpose, show) {
   })
 }
 
+/**
+ * Call show(node, sentence) when one of the pack's nodes fails, and show(node, "") on all of them when a run begins.
+ *
+ * A node in a subgraph is told by the ids on the way to it, "5:3".
+ */
+export function onNodeFailed(show) {
+  api.addEventListener("execution_error", ({ detail }) => {
+    const node = nodeAt(String(detail.node_id))
+    // Another workflow may be in sight by now, with another node of this id.
+    if (node?.comfyClass === detail.node_type && isOurs(node)) show(node, detail.exception_message.trim())
+  })
+  api.addEventListener("execution_start", () => {
+    for (const node of allNodes().filter(isOurs)) show(node, "")
+  })
+}
+
 /** Return where the page gets a file that a node saved, an entry of its ui output. */
 export function urlOf({ filename, subfolder, type }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
@@ -68,6 +84,13 @@ function isOurs(node) {
 
 function allNodes() {
   return [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(({ nodes }) => nodes)
+}
+
+/** Return the node at the end of a path of ids from the root, such as "5:3"; nothing where there is none. */
+function nodeAt(path) {
+  const ids = path.split(":")
+  const graph = ids.slice(0, -1).reduce((inside, id) => inside?.getNodeById(id)?.subgraph, app.rootGraph)
+  return graph?.getNodeById(ids.at(-1))
 }
 
 /** Return the key of a node in the frontend's map of outputs: its id, after its subgraph's if it is in one. */

@@ -1,13 +1,19 @@
 /**
- * Shows the text a node returns in `ui.text` on the node itself: what auto became, warnings, a report.
+ * Shows the text a node returns in `ui.text` on the node itself: what auto became, warnings, a report. Where a node
+ * fails, shows the sentence that says why, in red, until the next run.
  *
- * The widget exists only while there is text. It comes after all others and is in neither the saved workflow
+ * A widget exists only while there is text. It comes after all others and is in neither the saved workflow
  * nor the prompt, so `widgets_values` stays what the Python side declares.
  */
-import { onNodeOutput } from "./host.js"
+import { onNodeFailed, onNodeOutput } from "./host.js"
 
-// Not a name the frontend knows: it would put its own widget in place of ours.
-const WIDGET_TYPE = "ACESTEP_TEXT"
+// Not names that the frontend knows: it would put its own widgets in place of ours.
+const RESULT = { name: "result", type: "ACESTEP_TEXT" }
+const FAILURE = {
+  name: "failure",
+  type: "ACESTEP_FAILURE",
+  style: { color: "var(--error-text, #ff6b6b)", border: "1px solid var(--error-text, #ff6b6b)" },
+}
 // A long report scrolls; more would push the nodes below out of sight.
 const MAX_HEIGHT_PX = 240
 const MARGIN_PX = 10
@@ -28,19 +34,23 @@ const STYLE = {
   background: "var(--comfy-input-bg, #222)",
 }
 
-onNodeOutput("text", (node, output) => showText(node, (output.text ?? []).join("\n")))
+onNodeOutput("text", (node, output) => showText(node, RESULT, (output.text ?? []).join("\n")))
+onNodeFailed((node, sentence) => {
+  if (sentence) showText(node, RESULT, "") // of an earlier run
+  showText(node, FAILURE, sentence)
+})
 
-function showText(node, text) {
-  const widget = node.widgets?.find(({ type }) => type === WIDGET_TYPE)
-  if (text) (widget ?? addTextWidget(node)).value = text
+function showText(node, kind, text) {
+  const widget = node.widgets?.find(({ type }) => type === kind.type)
+  if (text) (widget ?? addTextWidget(node, kind)).value = text
   else if (widget) node.removeWidget(widget)
   node.setDirtyCanvas(true, true)
 }
 
-function addTextWidget(node) {
+function addTextWidget(node, { name, type, style }) {
   const box = document.createElement("div")
   const paragraph = box.appendChild(document.createElement("div"))
-  Object.assign(box.style, STYLE)
+  Object.assign(box.style, STYLE, style)
   box.dataset.captureWheel = "true" // else Nodes 2.0 zooms the canvas where a long text should scroll
 
   let height = 0
@@ -49,7 +59,7 @@ function addTextWidget(node) {
     if (paragraph.offsetHeight) height = Math.min(paragraph.offsetHeight + 2 * PADDING_PX, MAX_HEIGHT_PX)
     return height + 2 * MARGIN_PX
   }
-  const widget = node.addDOMWidget("result", WIDGET_TYPE, box, {
+  const widget = node.addDOMWidget(name, type, box, {
     getValue: () => paragraph.textContent,
     setValue: (text) => (paragraph.textContent = text),
     getMinHeight: boxHeight,

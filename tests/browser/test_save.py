@@ -29,6 +29,8 @@ CHOOSE = """i => {
     choice.value = choice.options.values[i]
     choice.callback(choice.value)
 }"""
+OFFERED = """() => window.app.rootGraph.findNodesByType("AceStepSave")[0]
+    .widgets.find(({name}) => name === "take").options.values"""
 UNDO = """async () => {
     const tracker = window.app.extensionManager.workflow.activeWorkflow.changeTracker
     window.app.rootGraph.nodes[0].title = "changed"
@@ -106,6 +108,7 @@ def test_each_of_several_takes_can_be_played(page: Page) -> None:
     seed = 10 * next(_number)
     run(page, three_takes(seed), SONG_S)
     page.wait_for_function(PAGE_PLAYS, arg=f"_seed{seed}.wav")
+    assert page.evaluate(OFFERED) == [f"take {number + 1}, seed {seed + number}" for number in range(3)]
     page.evaluate(CHOOSE, 2)
     page.wait_for_function(PAGE_PLAYS, arg=f"_seed{seed + 2}.wav")
     page.wait_for_function(PLAYER_IS_READY, arg=SONG_S)

@@ -181,3 +181,23 @@ def test_the_text_a_node_returns_appears_on_it_and_nowhere_else(page: Page) -> N
     assert text.count() == 0
     page.get_by_text("01_text_to_song", exact=True).click()  # its tab
     expect(text).to_be_visible()
+
+
+def test_the_sentence_of_a_failed_node_is_on_it_until_the_next_run(page: Page) -> None:
+    open_file(page, WORKFLOWS / "01_text_to_song.json")
+    change = """([type, name, value]) => {
+        const node = window.app.rootGraph.nodes.find((each) => each.type === type)
+        node.widgets.find((widget) => widget.name === name).value = value
+    }"""
+    page.evaluate(change, ["AceStepSong", "duration", 10])
+    page.evaluate(change, ["AceStepSample", "seeds", "1, 2"])
+    sentence = page.get_by_text("2 seeds are listed for 1 takes; list one for each or none", exact=True)
+    page.get_by_test_id("queue-button").click()
+    look_at(page, "AceStepSample")
+    expect(sentence).to_be_visible(timeout=RUN_LIMIT_MS)
+
+    page.evaluate(change, ["AceStepSample", "seeds", ""])
+    page.evaluate(change, ["AceStepSample", "seed", random.randrange(2**53)])
+    page.evaluate("window.app.queuePrompt(0)")
+    expect(page.get_by_text(TURBO_SUMMARY)).to_be_visible(timeout=RUN_LIMIT_MS)
+    expect(sentence).to_have_count(0)

@@ -562,3 +562,12 @@ def test_a_latent_of_another_task_is_not_decoded_with_it(vae) -> None:
     task = repaint(song(150), mask(150, (10, 30)))
     with pytest.raises(ValueError, match="the latent has 149 frames, the repaint generates 150; connect what was"):
         decode(vae, song(149), task)
+
+
+def test_a_node_that_has_nothing_to_say_says_so(turbo, vae) -> None:
+    """Else the canvas would go on showing what it said in an earlier run."""
+    made = make(turbo, repaint(song(60), mask(60, (10, 20))))
+    assert AceStepDecode.execute(vae, made, True, -1.0, 0.0, 0.0, None).ui == {"text": ("",)}
+    assert AceStepEncode.execute(Reader(48), SongSpec(), 1.0).ui == {"text": ("",)}
+    idle = AceStepEncode.execute(Reader(48), SongSpec(), 0.5)
+    assert idle.ui == {"text": ("codes_strength has no effect without codes",)}
