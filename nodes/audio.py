@@ -113,7 +113,7 @@ class AceStepReference(io.ComfyNode):
             display_name="ACE-Step Reference",
             category=AUDIO,
             description="Takes 30 s of each recording whose voice, instruments and mix a song should imitate.",
-            search_aliases=["timbre", "reference audio", "style audio"],
+            search_aliases=["timbre", "reference audio", "style audio", "voice", "clone voice", "singer"],
             inputs=[
                 io.Vae.Input("vae", tooltip="From Load ACE-Step VAE, or core's own loader."),
                 io.Audio.Input(

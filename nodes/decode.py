@@ -23,7 +23,7 @@ class AceStepDecode(io.ComfyNode):
             display_name="ACE-Step Decode",
             category=f"{CATEGORY}/generate",
             description="Decodes latents to 48 kHz stereo, in tiles that leave no seam.",
-            search_aliases=["vae decode audio", "latent to audio"],
+            search_aliases=["vae decode audio", "latent to audio", "normalize", "volume", "fade out"],
             inputs=[
                 io.Vae.Input("vae", tooltip="From Load ACE-Step VAE, or core's own loader."),
                 io.Latent.Input("latent", tooltip="From the sampler."),

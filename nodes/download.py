@@ -23,7 +23,7 @@ class AceStepDownload(io.ComfyNode):
             display_name="ACE-Step Download",
             category="audio/ACE-Step/loaders",
             description="Downloads published ACE-Step 1.5 models into ComfyUI's model folders.",
-            search_aliases=["ace step models", "get models", "huggingface"],
+            search_aliases=["ace step models", "get models", "download model", "download models", "huggingface"],
             inputs=[
                 io.Combo.Input(
                     "what",

@@ -26,7 +26,7 @@ class AceStepEditCodes(io.ComfyNode):
             category=f"{CATEGORY}/codes",
             description="Cuts, joins, repeats, replaces or blends audio codes, to rearrange a plan before it becomes "
             "music.",
-            search_aliases=["slice codes", "loop", "splice plan", "arrange"],
+            search_aliases=["slice codes", "loop", "splice plan", "arrange", "crossfade", "mix", "medley"],
             inputs=[
                 CodesSocket.Input("codes", tooltip="The codes to edit; every plan gets the same edit."),
                 io.Combo.Input(

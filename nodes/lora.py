@@ -36,7 +36,7 @@ class AceStepLoadLora(io.ComfyNode):
             display_name="Load ACE-Step LoRA",
             category=LOADERS,
             description="Puts a LoRA, DoRA, LoKr or LoHa of any trainer on the model, and reports what matched.",
-            search_aliases=["ace step lora", "adapter", "dora", "lokr", "loha", "peft"],
+            search_aliases=["lora", "ace step lora", "lora loader", "adapter", "dora", "lokr", "loha", "peft"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="From Load ACE-Step Model, or another of these nodes to stack adapters."

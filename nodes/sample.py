@@ -260,7 +260,7 @@ class AceStepSample(io.ComfyNode):
             display_name="ACE-Step Sampler",
             category=GENERATE,
             description="Turns noise into latents under the song's conditioning. One seed, or several takes at once.",
-            search_aliases=["ksampler", "generate"],
+            search_aliases=["ksampler", "generate", "music", "seed", "text to music"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ACE-Step Model."),
                 io.Conditioning.Input("conditioning", tooltip="From ACE-Step Encode Song."),

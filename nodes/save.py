@@ -30,7 +30,7 @@ class AceStepSave(io.ComfyNode):
             display_name="ACE-Step Save",
             category=f"{CATEGORY}/save",
             description="Saves each take as an audio file, with everything needed to make it again beside it.",
-            search_aliases=["save audio", "export audio", "wav", "flac", "mp3", "opus"],
+            search_aliases=["save audio", "export audio", "wav", "flac", "mp3", "opus", "srt", "lrc", "subtitles"],
             inputs=[
                 io.Audio.Input("audio", tooltip="From ACE-Step Decode, or any audio. Each item becomes a file."),
                 io.String.Input(

@@ -41,7 +41,16 @@ class AceStepScoreLyrics(io.ComfyNode):
             display_name="ACE-Step Score Lyrics",
             category=SCORE,
             description="Scores how well each take sings its lyrics, and shows when each line is sung.",
-            search_aliases=["lyric timestamps", "lrc", "karaoke", "alignment score", "best of n", "quality"],
+            search_aliases=[
+                "lyric timestamps",
+                "lrc",
+                "srt",
+                "subtitles",
+                "karaoke",
+                "alignment score",
+                "best of n",
+                "quality",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model the takes were sampled with, from Load ACE-Step Model."),
                 io.Conditioning.Input(

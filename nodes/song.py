@@ -30,7 +30,7 @@ class AceStepSong(io.ComfyNode):
             display_name="ACE-Step Song",
             category=SONG,
             description="Describes a song: how it sounds, what is sung, and its tempo, key and length.",
-            search_aliases=["lyrics", "caption", "prompt"],
+            search_aliases=["lyrics", "caption", "prompt", "music", "bpm", "tempo", "key", "instrumental"],
             inputs=[
                 io.String.Input(
                     "caption",

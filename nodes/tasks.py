@@ -59,7 +59,7 @@ class AceStepCover(io.ComfyNode):
             display_name="ACE-Step Cover",
             category=TASKS,
             description="A new version of a song in another style: melody and form stay, the caption sets the sound.",
-            search_aliases=["remix", "style transfer", "audio to audio"],
+            search_aliases=["remix", "style transfer", "audio to audio", "audio2audio"],
             inputs=[
                 _source_input(),
                 unit(
@@ -167,7 +167,7 @@ class AceStepStitch(io.ComfyNode):
             display_name="ACE-Step Stitch",
             category=TASKS,
             description="Joins two songs with a new passage between them.",
-            search_aliases=["bridge", "transition", "medley", "join"],
+            search_aliases=["bridge", "transition", "medley", "join", "crossfade", "mix"],
             inputs=[
                 _source_input("first", "The song that comes first."),
                 _source_input("second", "The song that follows."),
@@ -222,7 +222,7 @@ class AceStepExtract(io.ComfyNode):
             display_name="ACE-Step Extract",
             category=TASKS,
             description="Separates tracks from a mix, each as a take, all aligned. Needs a base model.",
-            search_aliases=["stems", "separate", "isolate"],
+            search_aliases=["stems", "separate", "isolate", "vocals", "acapella", "instrumental", "karaoke"],
             inputs=[_source_input(), *_track_inputs(("vocals",), "Extract the")],
             outputs=_outputs(),
         )

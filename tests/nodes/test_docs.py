@@ -57,3 +57,39 @@ def test_no_link_between_the_pages_is_dead(pack_root: Path) -> None:
     for page in (pack_root / "README.md", *(pack_root / "docs").glob("*.md")):
         links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
         assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+
+
+# What a musician types into the node search, and what should come up. The search reads names and aliases.
+WORDS = {
+    "music": {"AceStepSong", "AceStepSample"},
+    "bpm": {"AceStepSong"},
+    "tempo": {"AceStepSong"},
+    "key": {"AceStepSong"},
+    "instrumental": {"AceStepSong", "AceStepExtract"},
+    "seed": {"AceStepSample"},
+    "srt": {"AceStepSave", "AceStepScoreLyrics"},
+    "lrc": {"AceStepSave", "AceStepScoreLyrics"},
+    "karaoke": {"AceStepScoreLyrics", "AceStepExtract"},
+    "voice": {"AceStepReference"},
+    "clone voice": {"AceStepReference"},
+    "crossfade": {"AceStepStitch", "AceStepEditCodes"},
+    "mix": {"AceStepStitch", "AceStepEditCodes"},
+    "normalize": {"AceStepDecode"},
+    "inpaint": {"AceStepRepaint", "AceStepRegion"},
+    "acapella": {"AceStepExtract"},
+    "vocals": {"AceStepExtract"},
+    "stems": {"AceStepExtract"},
+    "audio2audio": {"AceStepCover"},
+    "remix": {"AceStepCover", "AceStepMorph"},
+    "continue": {"AceStepExtend"},
+    "download model": {"AceStepDownload"},
+    "lora": {"AceStepLoadLora"},
+    "mp3": {"AceStepSave"},
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_musicians_word_finds_its_nodes(word: str) -> None:
+    """As an alias of its own: inside a longer one the search ranks it below everyone else's nodes."""
+    found = {node_id for node_id, schema in SCHEMAS.items() if word in schema.search_aliases}
+    assert WORDS[word] <= found
