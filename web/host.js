@@ -73,6 +73,28 @@ export function onNodeFailed(show) {
   })
 }
 
+/**
+ * Draw wires and sockets of some types in these colours (type -> CSS colour), in both renderers and every palette.
+ *
+ * A palette gives every type that it does not name no colour at all; these are there again whatever it writes.
+ */
+export function colourWires(colours) {
+  const keep = (table) => {
+    for (const [type, colour] of Object.entries(colours)) {
+      Object.defineProperty(table, type, { get: () => colour, set() {}, enumerable: true, configurable: true })
+    }
+  }
+  app.registerExtension({
+    name: "acestep.wires",
+    setup() {
+      keep(app.canvas.default_connection_color_byType) // sockets of classic
+      keep(window.LGraphCanvas.link_type_colors) // wires
+      const rules = Object.entries(colours).map(([type, colour]) => `--color-datatype-${type}: ${colour};`)
+      document.head.appendChild(document.createElement("style")).textContent = `:root { ${rules.join(" ")} }` // Nodes 2.0
+    },
+  })
+}
+
 /** Return where the page gets a file that a node saved, an entry of its ui output. */
 export function urlOf({ filename, subfolder, type }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)

@@ -43,3 +43,23 @@ def test_every_word_of_song_info_connects_to_the_song_and_to_text(page: Page) ->
         }"""
     )
     assert sorted(connected) == ["caption", "key", "language", "time_signature"]
+
+
+def test_each_kind_of_wire_has_a_colour_of_its_own_in_every_palette(page: Page) -> None:
+    colours = """() => {
+        const wires = Object.entries(window.LGraphCanvas.link_type_colors)
+        const ours = wires.filter(([type]) => type.startsWith("ACESTEP_"))
+        const style = getComputedStyle(document.documentElement)
+        return ours.map(([type, colour]) => [
+            colour, window.app.canvas.default_connection_color_byType[type],
+            style.getPropertyValue(`--color-datatype-${type}`),
+        ])
+    }"""
+    for palette in ("dark", "light"):
+        page.evaluate("name => window.app.extensionManager.setting.set('Comfy.ColorPalette', name)", palette)
+        page.wait_for_timeout(500)
+        found = page.evaluate(colours)
+        assert len(found) == 8
+        assert len({wire for wire, _, _ in found}) == 8
+        assert all(wire == socket == vue for wire, socket, vue in found)
+    page.evaluate("window.app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")

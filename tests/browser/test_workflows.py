@@ -33,6 +33,7 @@ OUR_EXTENSIONS = {
     "acestep.declared.AceStepSave",
     "acestep.output.takes",
     "acestep.output.text",
+    "acestep.wires",
 }
 TURBO_SUMMARY = "8 steps, shift 3, no guidance, euler"
 
