@@ -17,6 +17,9 @@ from .host.vae import load_vae
 DIT_FOLDERS = ("diffusion_models", "checkpoints")
 TEXT_ENCODER_FOLDERS = ("text_encoders", "checkpoints")
 VAE_FOLDERS = ("vae", "checkpoints")
+# Two loaders list models/text_encoders: words in the names of what the other one is for.
+PLANNER_WORDS = ("5hz", "1.7b", "4b")
+TEXT_ENCODER_WORDS = ("embedding", "qwen_0.6b")
 LOADERS = f"{CATEGORY}/loaders"
 
 
@@ -80,7 +83,7 @@ class AceStepLoadTextEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
-                    options=_options(TEXT_ENCODER_FOLDERS),
+                    options=_options(TEXT_ENCODER_FOLDERS, last=PLANNER_WORDS),
                     tooltip="A file or folder in models/text_encoders, or an all-in-one file in models/checkpoints. "
                     "Not the planner, which is in the same folder.",
                 )
@@ -105,7 +108,7 @@ class AceStepLoadPlanner(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "planner",
-                    options=_options(TEXT_ENCODER_FOLDERS),
+                    options=_options(TEXT_ENCODER_FOLDERS, last=TEXT_ENCODER_WORDS),
                     tooltip="0.6B, 1.7B or 4B: a file or folder in models/text_encoders, or an all-in-one file in "
                     "models/checkpoints.",
                 )
@@ -142,8 +145,10 @@ class AceStepLoadVAE(io.ComfyNode):
         return io.NodeOutput(load_vae(folders.path_of(VAE_FOLDERS, vae)))
 
 
-def _options(categories: tuple[str, ...]) -> list[str]:
-    return [name for category in categories for name in models_in(category)]
+def _options(categories: tuple[str, ...], last: tuple[str, ...] = ()) -> list[str]:
+    """Return what to choose from, names with one of the words `last` behind all others; never nothing at all."""
+    names = [name for category in categories for name in models_in(category)]
+    return sorted(names, key=lambda name: any(word in name.lower() for word in last)) or [folders.NO_MODELS]
 
 
 def _describe(model) -> str:

@@ -10,6 +10,8 @@ import torch
 
 from ...acestep_core.checkpoints.read import list_model_folders
 
+# What a combo offers where there is nothing to choose: an empty one looks like a missing wire.
+NO_MODELS = "none found: run ACE-Step Download"
 TOKENIZER_FOLDER = Path(comfy.__path__[0]) / "text_encoders" / "qwen25_tokenizer"
 
 
@@ -30,8 +32,11 @@ def models_in(category: str) -> list[str]:
 def path_of(categories: tuple[str, ...], name: str) -> Path:
     """Return the file or folder a combo value names.
 
-    Raises FileNotFoundError when it is gone, ValueError when the name leads out of ComfyUI's folders.
+    Raises FileNotFoundError when it is gone or there is none, ValueError when the name leads out of ComfyUI's folders.
     """
+    where = " or ".join(f"models/{category}" for category in categories)
+    if name == NO_MODELS:
+        raise FileNotFoundError(f'there is no model in {where}; run "ACE-Step Download", then press R on the canvas')
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f'"{name}" leads outside the models folder; choose a model from the list')
     for category in categories:
@@ -39,6 +44,5 @@ def path_of(categories: tuple[str, ...], name: str) -> Path:
             path = root / name
             if path.exists():
                 return path
-    where = " or ".join(f"models/{category}" for category in categories)
     fetched = "" if "loras" in categories else ' or run "ACE-Step Download"'
     raise FileNotFoundError(f'"{name}" is not in {where}; put it there{fetched}')
