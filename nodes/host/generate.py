@@ -8,13 +8,14 @@ import comfy.model_sampling
 import torch
 
 from ...acestep_core.constants import LATENT_CHANNELS
+from ...acestep_core.pipeline.schedule import MAX_SHIFT
 from ...acestep_core.pipeline.takes import Request, Takes, check_morph, prepare
 from ...acestep_core.types import in_turn
 from . import memory, progress
 from .conditioning import Prompt
 from .guider import run
 from .latents import ACESTEP_KEY, latent, latent_mask, latent_samples
-from .model import require_ours, unread_warnings
+from .model import check_flow, require_ours, unread_warnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,11 @@ def _with_surroundings(patcher, request: Request, n_items: int, n_plans: int) ->
     """Return a request with what other nodes have put on the MODEL and the latent, and what of that is not followed.
 
     n_items: of the latent, where they are empty or what is sampled into.
+
+    Raises ValueError for a node on the MODEL that sets other noise than a flow's, or a shift out of range.
     """
     told = []
+    check_flow(patcher)
     shift = _shift_on(patcher)
     if shift is not None and not request.shift:
         request = replace(request, shift=shift)
@@ -77,21 +81,34 @@ def _with_surroundings(patcher, request: Request, n_items: int, n_plans: int) ->
             f"the latent holds {n_items} items, but {n_plans * request.takes_per_plan} takes are made: "
             '"takes_per_plan" says how many'
         )
+    noise_scale = getattr(patcher.get_model_object("model_sampling"), "noise_scale", 1.0)
+    if noise_scale != 1:
+        told.append(f"ModelNoiseScale has no effect here: it asks for noise of {noise_scale:g} times, which core adds")
     if request.options.guidance_method != "cfg" and "sampler_cfg_function" in patcher.model_options:
         told.append(f'a node on the MODEL guides in place of "{request.options.guidance_method}"')
     return request, told
 
 
 def _shift_on(patcher) -> float | None:
-    """Return the shift that a ModelSampling node has put on a MODEL, None without one."""
+    """Return the shift that a ModelSampling node has put on a MODEL, None without one.
+
+    Raises ValueError for one that our schedules do not reach.
+    """
     sampling = patcher.object_patches.get("model_sampling")
-    if sampling is None:
+    # ModelNoiseScale makes the model's own again, with the model's own shift.
+    if sampling is None or type(sampling) is patcher.model.own_sampling:
         return None
     if isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
-        return float(sampling.shift)
-    # Any other that shifts a flow: at half of the steps the level is shift / (shift + 1).
-    half = float(sampling.percent_to_sigma(0.5))
-    return half / (1 - half)
+        shift = float(sampling.shift)
+    else:  # any other that shifts a flow: at half of the steps the level is shift / (shift + 1)
+        half = float(sampling.percent_to_sigma(0.5))
+        shift = half / (1 - half)
+    if not 0 < shift <= MAX_SHIFT:
+        raise ValueError(
+            f"a node on the MODEL sets shift {shift:g}, it must be above 0 and at most {MAX_SHIFT:g}; change it, or "
+            "remove the node"
+        )
+    return shift
 
 
 def _sample(patcher, prompt: Prompt, morph_from: Prompt | None, takes: Takes) -> tuple[torch.Tensor, str, list[str]]:

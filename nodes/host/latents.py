@@ -101,9 +101,11 @@ def latent_samples(value: Mapping) -> torch.Tensor:
     Raises ValueError for a latent of another model, an empty one, or one that holds NaN.
     """
     samples = value["samples"]
-    if samples.ndim != 3 or samples.shape[1] != LATENT_CHANNELS:
+    # A film's latent with its sound (LTXVConcatAVLatent) is no tensor, but several.
+    shape = tuple(samples.shape) if isinstance(samples, torch.Tensor) else "several in one"
+    if len(shape) != 3 or shape[1] != LATENT_CHANNELS:
         raise ValueError(
-            f"this latent is {tuple(samples.shape)}, ACE-Step 1.5 needs [takes, {LATENT_CHANNELS}, frames]; "
+            f"this latent is {shape}, ACE-Step 1.5 needs [takes, {LATENT_CHANNELS}, frames]; "
             'make it with "ACE-Step Encode Song"'
         )
     if not samples.numel():
