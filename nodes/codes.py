@@ -46,7 +46,8 @@ class AceStepCodesFromText(io.ComfyNode):
                     "text",
                     multiline=True,
                     placeholder="<|audio_code_35847|><|audio_code_1234|>…",
-                    tooltip="Codes 0 to 63999 written <|audio_code_N|>; an empty line begins the next plan.",
+                    tooltip="Codes 0 to 63999, all written <|audio_code_N|> or all as numbers; an empty line begins "
+                    "the next plan. Or JSON lists of numbers, one a plan.",
                 )
             ],
             outputs=[CodesSocket.Output(display_name="codes", tooltip="For ACE-Step Encode Song and the code nodes.")],

@@ -9,7 +9,7 @@ from ..acestep_core.audio.level import fade, normalize_peak
 from ..acestep_core.constants import SAMPLE_RATE
 from ..acestep_core.pipeline.splice import can_splice, keeps_source, splice
 from ..acestep_core.pipeline.tasks import TEXT2MUSIC
-from .host.latents import latent_canvases, latent_plans
+from .host.latents import decoded_audio, latent_canvases, latent_plans
 from .host.sockets import CATEGORY, TaskSocket
 from .host.vae import decode
 from .host.widgets import number
@@ -31,7 +31,7 @@ class AceStepDecode(io.ComfyNode):
                     "normalize",
                     default=True,
                     tooltip="Bring the loudest sample of each take to the level below. Off leaves levels as decoded. "
-                    "Never done to audio that a task keeps.",
+                    "Never done where a task keeps audio of its source.",
                 ),
                 io.Float.Input(
                     "peak_dbfs",
@@ -69,5 +69,5 @@ class AceStepDecode(io.ComfyNode):
                 text = "the source's recording is not known, so what is kept of it is decoded; levels stay as decoded"
             elif normalize:
                 audio = normalize_peak(audio, peak_dbfs)
-        result = {"waveform": fade(audio, fade_in, fade_out), "sample_rate": SAMPLE_RATE}
+        result = decoded_audio(fade(audio, fade_in, fade_out), SAMPLE_RATE, latent)
         return io.NodeOutput(result, ui={"text": (text,)} if text else None)

@@ -64,7 +64,11 @@ class AceStepEncode(io.ComfyNode):
 
         timbre = None if reference is None else reference.latents
         encoding = encode(text_encoder, song, codes, task or text2music(codes_strength), timbre)
+        idle = codes_strength < 1 and (task is not None or not encoding.codes.n_plans)
+        text = (
+            f"codes_strength has no effect {'beside a task' if task is not None else 'without codes'}" if idle else ""
+        )
         empty = torch.zeros(encoding.n_plans, encoding.task.window_frames, LATENT_CHANNELS)
         origins = Origins()
         made = latent(memory.to_intermediate(empty), origins=origins)
-        return io.NodeOutput(conditioning_of(encoding, origins), made)
+        return io.NodeOutput(conditioning_of(encoding, origins), made, ui={"text": (text,)} if text else None)

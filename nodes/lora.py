@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from ..acestep_core.bundle import clean_prefix
 from ..acestep_core.lora.files import read_adapter
 from ..acestep_core.lora.fit import Strengths, describe, fit
-from ..acestep_core.lora.portable import save_portable
+from ..acestep_core.lora.portable import keep_portable
 from ..acestep_core.lora.source import files_of, list_adapter_folders
 from .host import folders, progress
 from .host.folders import path_of
@@ -70,7 +70,8 @@ class AceStepLoadLora(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="A file name. The adapter is saved under it in ComfyUI's output/loras folder, in the form "
-                    "that most programs read. Empty saves nothing.",
+                    "that most programs read; beside a file of that name with another adapter, as name_2. Empty saves "
+                    "nothing.",
                     advanced=True,
                 ),
             ],
@@ -106,19 +107,24 @@ class AceStepLoadLora(io.ComfyNode):
         shapes = shapes_of(model)
         read = read_adapter(folders.path_of(LORA_FOLDERS, adapter))
         fitted = fit(read, shapes)
-        copy = _portable(read, portable_copy) if portable_copy.strip() else ""
-        report = "\n".join((describe(read, fitted, strengths), *([f"portable copy: {copy}"] if copy else ())))
+        copy, told = _portable(read, portable_copy) if portable_copy.strip() else ("", "")
+        report = "\n".join(filter(None, (describe(read, fitted, strengths), told)))
         progress.log.info(report)
         return io.NodeOutput(patched(model, fitted, strengths), report, copy, ui={"text": (report,)})
 
 
-def _portable(adapter, name: str) -> str:
-    """Return the file under ComfyUI's output folder that holds an adapter in portable form; an existing file stays."""
-    file = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'), 'portable_copy')}.safetensors"
-    path = Path(folder_paths.get_output_directory()) / file
-    if not path.exists():
-        save_portable(adapter, path)
-    return file
+def _portable(adapter, name: str) -> tuple[str, str]:
+    """Return the file under ComfyUI's output folder that holds an adapter in portable form, and what to report of it.
+
+    An existing file stays: it is this adapter already, or another name is taken.
+    """
+    wanted = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'), 'portable_copy')}.safetensors"
+    outputs = Path(folder_paths.get_output_directory())
+    path, was_there = keep_portable(adapter, outputs / wanted)
+    file = path.relative_to(outputs).as_posix()
+    notes = [" (kept: it holds this adapter already)"] if was_there else []
+    notes += [f" ({wanted} holds something else and stays)"] if file != wanted else []
+    return file, f"portable copy: {file}{''.join(notes)}"
 
 
 def _options() -> list[str]:

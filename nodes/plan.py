@@ -14,9 +14,9 @@ from ..acestep_core.planner.prompts import think_fields
 from ..acestep_core.types import take_seeds
 from .host import progress
 from .host.sockets import CATEGORY, CodesSocket, PlannerSocket, SongSocket
+from .host.spelled import check_spelling, known
 from .host.widgets import number, unit
 from .host.widgets import seed as seed_widget
-from .song import known
 
 PLAN = f"{CATEGORY}/plan"
 
@@ -195,10 +195,14 @@ class AceStepIdea(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, input_types, language=AUTO):
+        return check_spelling(cls, input_types, language=language)
+
+    @classmethod
     def execute(cls, planner, idea, instrumental, language, seed, temperature, top_p, top_k):
         sampling = _words(temperature, top_p, top_k)
         pace = Pace()
-        return _shown(make(planner.core, idea, instrumental, known(language), seed, sampling, pace), pace)
+        return _shown(make(planner.core, idea, instrumental, known("language", language), seed, sampling, pace), pace)
 
 
 class AceStepFormat(io.ComfyNode):

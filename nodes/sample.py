@@ -267,7 +267,7 @@ class AceStepSample(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     tooltip="From ACE-Step Encode Song: gives the length. Frames outside its noise mask, if it has "
-                    "one, are kept. For a morph, the song to begin from.",
+                    "one, are kept. For a morph, the song to begin from. A batch of empty ones makes as many takes.",
                 ),
                 seed_widget(
                     "Seed of the first take; the next takes count up from it. A take sounds the same alone or "
@@ -291,8 +291,8 @@ class AceStepSample(io.ComfyNode):
                     "shift",
                     0.0,
                     MAX_SHIFT,
-                    "Above 1 spends more steps on structure, below on detail. 0 is auto: 3 on turbo, "
-                    "1 on turbo-shift1, sft and base.",
+                    "Above 1 spends more steps on structure, below on detail. 0 is auto: that of a "
+                    "ModelSampling node on the model, else 3 on turbo, 1 on turbo-shift1, sft and base.",
                 ),
                 number(
                     "guidance",

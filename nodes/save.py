@@ -15,10 +15,10 @@ from comfy_api.v0_0_2 import io
 from ..acestep_core import bundle
 from ..acestep_core.audio.file import FORMATS, checked, encode, excess_db, rate_in
 from ..acestep_core.bundle import clean_prefix
-from ..acestep_core.scoring.score import Score
-from ..acestep_core.types import AudioCodes, Take
+from ..acestep_core.scoring.score import Score, Scores
+from ..acestep_core.types import AudioCodes
 from .host import progress
-from .host.latents import keys_of, latent_takes
+from .host.latents import Decoded, decoded_from, keys_of, latent_takes
 from .host.sockets import CATEGORY, CodesSocket, ScoreSocket, SongSocket
 
 
@@ -82,19 +82,18 @@ class AceStepSave(io.ComfyNode):
     def execute(cls, audio, filename_prefix, format, song=None, codes=None, latent=None, lrc="", score=None):
         kind = FORMATS[format]
         waveforms, sample_rate = checked(audio)
-        takes, codes = _takes(latent, len(waveforms)), codes or AudioCodes()
-        numbers = [None if take is None else take.plan for take in takes]
-        plans = [
-            bundle.codes_of(codes, item, _plan(latent, item, numbers, codes.n_plans)) for item in range(len(takes))
-        ]
-        scores = [None] * len(takes) if score is None else _scores(score, latent, numbers)
+        sources, codes = sources_of(audio, latent), codes or AudioCodes()
+        plans = [bundle.codes_of(codes, item, plan) for item, plan in enumerate(_plans(sources, codes.n_plans))]
+        scores = [None] * len(sources) if score is None else _scores(score, sources)
         made_from = _made_from(cls.hidden)
         prompt, workflow = made_from.get("prompt"), made_from.get("workflow")
         place = _place(filename_prefix)
 
         saved, lines = [], []
-        items = zip(waveforms, takes, plans, scores, strict=True)
-        for number, (waveform, take, plan, scored) in enumerate(items, place.first_number):
+        items = zip(waveforms, sources, plans, scores, strict=True)
+        for number, (waveform, source, plan, scored) in enumerate(items, place.first_number):
+            # Names tell of a take only where a latent is connected.
+            take = None if latent is None or source is None else source.take
             file = bundle.stem(place.name, number, take) + kind.suffix
             n_channels, n_samples = waveform.shape
             sound = bundle.Sound(file, format, rate_in(kind, sample_rate), n_channels, n_samples / sample_rate)
@@ -136,35 +135,44 @@ def _place(filename_prefix: str) -> Place:
     return Place(Path(folder), subfolder.replace("\\", "/"), name, number)
 
 
-def _takes(latent: dict | None, n_items: int) -> Sequence[Take | None]:
-    """Return where each item of the audio came from, as far as the latent knows.
+def sources_of(audio: dict, latent: dict | None) -> Sequence[Decoded | None]:
+    """Return what each item of the audio came from: as its decoder knows, else item by item as the latent does.
 
-    Raises ValueError when the latent has another number of takes.
+    Raises ValueError for a latent of other takes.
     """
-    takes = () if latent is None else latent_takes(latent)
-    if not any(takes):
-        return [None] * n_items
-    if len(takes) != n_items:
+    sources = decoded_from(audio)
+    if latent is None:
+        return sources
+    takes = dict(zip(keys_of(latent), latent_takes(latent), strict=True))
+    if None not in sources:
+        if any(source.key not in takes for source in sources) and any(takes.values()):
+            raise ValueError("the latent holds other takes than the audio; connect the latent that was decoded")
+        return sources
+    if not any(takes.values()):
+        return [None] * len(sources)
+    if len(latent["samples"]) != len(sources):
         raise ValueError(
-            f"the latent has {len(takes)} takes, the audio {n_items} items; connect the latent that was decoded"
+            f"the latent has {len(latent['samples'])} takes, the audio {len(sources)} items; "
+            "connect the latent that was decoded"
         )
-    return takes
+    return list(map(Decoded, keys_of(latent), latent_takes(latent)))
 
 
-def _plan(latent: dict | None, item: int, numbers: Sequence[int | None], n_plans: int) -> int | None:
-    """Return the plan of an item: the known one; without a latent, of as many plans as items, that of its number."""
-    return item if latent is None and len(numbers) == n_plans else numbers[item]
+def _plans(sources: Sequence[Decoded | None], n_plans: int) -> Sequence[int | None]:
+    """Return the plan of each item: the known one; where nothing is known, of as many plans as items its number."""
+    if not any(sources) and len(sources) == n_plans:
+        return range(n_plans)
+    return [None if source is None or source.take is None else source.take.plan for source in sources]
 
 
-def _scores(score, latent: dict | None, numbers: Sequence[int | None]) -> Sequence[Score]:
-    """Return the Score of each item, by what it holds where a latent tells that.
+def _scores(score: Scores, sources: Sequence[Decoded | None]) -> Sequence[Score]:
+    """Return the Score of each item, by what it was decoded from where that is known.
 
     Raises ValueError for the score of other takes.
     """
-    if score.is_of_plans:
-        return score.of_items([_plan(latent, item, numbers, len(score.plans)) for item in range(len(numbers))])
-    ordered = score if latent is None or len(latent["samples"]) != len(numbers) else score.ordered(keys_of(latent))
-    return ordered.of_items(numbers)
+    if not score.is_of_plans and None not in sources:
+        score = score.ordered([source.key for source in sources])
+    return score.of_items(_plans(sources, len(score.plans)))
 
 
 def _made_from(hidden: io.HiddenHolder | None) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from ..acestep_core.constants import (
 )
 from ..acestep_core.types import SongSpec
 from .host.sockets import CATEGORY, SongSocket
+from .host.spelled import check_spelling, known
 from .host.widgets import number
 
 SONG = f"{CATEGORY}/song"
+WordSocket = io.Custom("STRING,COMBO")  # fits text inputs and the combos of ACE-Step Song alike
 
 
 class AceStepSong(io.ComfyNode):
@@ -85,15 +87,19 @@ class AceStepSong(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, input_types, language=AUTO, key=AUTO, time_signature=AUTO):
+        return check_spelling(cls, input_types, language=language, key=key, time_signature=time_signature)
+
+    @classmethod
     def execute(cls, caption, lyrics, instrumental, language, bpm, key, time_signature, duration):
         return io.NodeOutput(
             SongSpec(
                 caption=caption,
                 lyrics=INSTRUMENTAL_LYRICS if instrumental else lyrics,
-                language=known(language),
+                language=known("language", language),
                 bpm=bpm or None,
-                key=known(key),
-                time_signature=known(time_signature),
+                key=known("key", key),
+                time_signature=known("time_signature", time_signature),
                 duration_s=duration or None,
             )
         )
@@ -112,9 +118,9 @@ class AceStepSongInfo(io.ComfyNode):
                 io.String.Output(display_name="caption", tooltip="How it sounds."),
                 io.String.Output(display_name="lyrics", tooltip="What is sung."),
                 io.Int.Output(display_name="bpm", tooltip="Beats per minute, 0 when auto."),
-                io.String.Output(display_name="key", tooltip='Such as "F# minor", empty when auto.'),
-                io.String.Output(display_name="time_signature", tooltip="Beats in a bar, empty when auto."),
-                io.String.Output(display_name="language", tooltip="Language code, empty when auto."),
+                WordSocket.Output(display_name="key", tooltip='Such as "F# minor", empty when auto.'),
+                WordSocket.Output(display_name="time_signature", tooltip="Beats in a bar, empty when auto."),
+                WordSocket.Output(display_name="language", tooltip="Language code, empty when auto."),
                 io.Float.Output(display_name="duration", tooltip="Seconds, 0 when auto."),
             ],
         )
@@ -130,8 +136,3 @@ class AceStepSongInfo(io.ComfyNode):
             song.language or "",
             song.duration_s or 0.0,
         )
-
-
-def known(choice: str) -> str | None:
-    """Return the choice of a combo, None for auto."""
-    return None if choice == AUTO else choice

@@ -5,16 +5,16 @@ from __future__ import annotations
 import comfy.model_management
 import torch
 
+import vocabulary
 from acestep_pack.acestep_core.models.conditioner import Tokens
-from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
-from acestep_pack.nodes.host.folders import TOKENIZER_FOLDER
+from acestep_pack.acestep_core.song.tokens import Ids
 
 
 class Reader:
     """Gives waves of the ids for states, the same for any caption when deaf, where ComfyUI keeps what travels."""
 
     def __init__(self, width: int = 48, deaf: bool = False) -> None:
-        self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
+        self.tokenizer = vocabulary.tokenizer()
         self.width = width
         self.deaf = deaf
 

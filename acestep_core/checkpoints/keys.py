@@ -6,7 +6,8 @@ folders and renames some layers. The two namings of the VAE are in vae_keys.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 # Rows of the embedding table tell the text encoder from the planner, which adds 65,535 audio code tokens.
 TEXT_ENCODER_TOKENS = 151_669
 PLANNER_TOKENS = 217_204
+# What programs put in front of all names when they save a model from inside something else: DistributedDataParallel,
+# torch.compile, Lightning and other trainers, one in another too.
+_WRAPPERS = re.compile(r"((net|module|_orig_mod|model)\.)*")
 
 
 @dataclass(frozen=True)
@@ -21,42 +25,43 @@ class Part:
     """One model that a file may hold."""
 
     title: str  # for messages
+    look: str  # what looks_like calls it
     probes: tuple[str, ...]  # tensor names, at least one of which is always present
     roots: tuple[str, ...]  # what the names of its tensors begin with
-    prefixes: tuple[str, ...]  # what the layouts add in front of the names
+    prefixes: tuple[str, ...]  # what the layouts add in front of the names, behind any wrappers
     example: str  # the file that a message suggests instead of a wrong one
 
 
 DIT = Part(
     title="ACE-Step 1.5 diffusion model",
+    look="an ACE-Step 1.5 diffusion model",
     probes=("encoder.lyric_encoder.layers.0.input_layernorm.weight",),
     roots=("decoder.", "encoder.", "tokenizer.", "detokenizer.", "null_condition_emb"),
-    prefixes=("", "model.diffusion_model.", "diffusion_model.", "model."),
+    prefixes=("", "diffusion_model."),
     example="acestep_v1.5_turbo.safetensors",
 )
 TEXT_ENCODER = Part(
     title="ACE-Step 1.5 text encoder",
+    look="the ACE-Step 1.5 text encoder",
     probes=("embed_tokens.weight",),
     roots=("embed_tokens.", "layers.", "norm."),
-    prefixes=("", "model.", "text_encoders.qwen3_06b.transformer.model."),
+    prefixes=("", "text_encoders.qwen3_06b.transformer.model."),
     example="qwen_0.6b_ace15.safetensors",
 )
 PLANNER = Part(
     title="ACE-Step 1.5 planner (5 Hz LM)",
+    look="an ACE-Step 1.5 planner (5 Hz LM)",
     probes=("embed_tokens.weight",),
     roots=("embed_tokens.", "layers.", "norm.", "lm_head."),
-    prefixes=(
-        "",
-        "model.",
-        "text_encoders.qwen3_2b.transformer.model.",
-        "text_encoders.qwen3_4b.transformer.model.",
-    ),
+    prefixes=("", "text_encoders.qwen3_2b.transformer.model.", "text_encoders.qwen3_4b.transformer.model."),
     example="qwen_1.7b_ace15.safetensors",
 )
-# In transformers' files the LM head has no prefix, unlike the body.
-LM_HEAD = "lm_head.weight"
+# In transformers' files the LM head is beside the body, which is called BODY.
+HEAD, BODY = "lm_head.", "model."
+LM_HEAD = f"{HEAD}weight"
 VAE = Part(
     title="ACE-Step 1.5 VAE",
+    look="an audio VAE",
     probes=("decoder.block.0.snake1.beta", "decoder.layers.1.layers.0.beta"),
     roots=("encoder.", "decoder."),
     prefixes=("", "vae."),
@@ -105,9 +110,9 @@ MARKS = {
     ".lokr_w1": "a LoKr adapter",
     ".hada_w1_a": "a LoHa adapter",
     "proj_in_conv.": "one part of a diffusers pipeline, whose folder is to be chosen as a whole",
-    "lyric_encoder.layers.0.": "an ACE-Step 1.5 diffusion model",
-    "decoder.block.0.snake1.": "an audio VAE",
-    "decoder.layers.1.layers.0.beta": "an audio VAE",
+    "lyric_encoder.layers.0.": DIT.look,
+    "decoder.block.0.snake1.": VAE.look,
+    "decoder.layers.1.layers.0.beta": VAE.look,
     "model.diffusion_model.input_blocks.": "a Stable Diffusion checkpoint",
     "double_blocks.0.": "a Flux model",
     "decoder.up.0.block.0.": "an image VAE",
@@ -121,10 +126,24 @@ def select(part: Part, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | Non
 
     Tensors of other parts are not touched: a lazy mapping need not load them.
     """
+    prefix = prefix_of(part, tensors)
+    if prefix is None:
+        return None
+    own = tuple(prefix + root for root in (*part.roots, SCALED_FP8))
+    state = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(own)}
+    if part is PLANNER:
+        outside = prefix.removesuffix(BODY)
+        state |= {key.removeprefix(outside): tensors[key] for key in tensors if key.startswith(outside + HEAD)}
+    return state
+
+
+def prefix_of(part: Part, names: Iterable[str]) -> str | None:
+    """Return what stands in front of the names of a part's tensors, wrappers and all; None without the part."""
+    found = {name.removesuffix(probe) for name in names for probe in part.probes if name.endswith(probe)}
     for prefix in part.prefixes:
-        if any(prefix + probe in tensors for probe in part.probes):
-            own = tuple(prefix + root for root in (*part.roots, SCALED_FP8))
-            return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(own)}
+        for whole in sorted(found, key=len):
+            if whole.endswith(prefix) and _WRAPPERS.fullmatch(whole.removesuffix(prefix)):
+                return whole
     return None
 
 
@@ -157,7 +176,7 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
 
 def _language_model(n_tokens: int) -> str:
     known = {
-        TEXT_ENCODER_TOKENS: "the ACE-Step 1.5 text encoder",
-        PLANNER_TOKENS: "an ACE-Step 1.5 planner (5 Hz LM)",
+        TEXT_ENCODER_TOKENS: TEXT_ENCODER.look,
+        PLANNER_TOKENS: PLANNER.look,
     }
     return known.get(n_tokens, f"another language model, of {n_tokens:,} tokens")

@@ -20,6 +20,7 @@ from ..models.vae import Vae
 from ..song.tokens import load_tokenizer
 from .catalogue import CHECKPOINTS
 from .read import DiTFile, Qwen3File, VaeFile, read_dit, read_planner, read_text_encoder, read_vae
+from .scaled import dequantized
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -137,9 +138,8 @@ class Models:
         return Build(dtype=self.dtype)
 
     def _filled(self, network: Network, file: DiTFile | Qwen3File | VaeFile) -> Network:
-        if getattr(file, "quantized", False):
-            raise ValueError(f"{file.name} is quantised, which only ComfyUI reads; use its bf16 file")
-        network.load_state_dict({name: tensor.to(self.dtype) for name, tensor in file.state.items()})
+        state = dequantized(file.name, file.state, self.dtype)
+        network.load_state_dict({name: tensor.to(self.dtype) for name, tensor in state.items()})
         return network.eval().requires_grad_(False)
 
     def _on_device(self, name: str, kind: type[Network]) -> Network:

@@ -2,7 +2,7 @@
 
 Official folders (whole or sharded), ComfyUI's split files and all-in-one checkpoints, diffusers pipelines.
 Opening and damage are in weights.py, names in keys.py, sizes and variants in detect.py. Tensors are renamed,
-never copied or cast, except the VAE's where weight norm is folded.
+never copied or cast, except the VAE's where weight norm is folded or fp8 has scales (scaled.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .detect import FALLBACK_VARIANT, acestep_config, check_tensors, detect_vari
 from .keys import (
     DIFFUSERS_FOLDERS,
     DIT,
-    LM_HEAD,
+    HEAD,
     PLANNER,
     PLANNER_TOKENS,
     SILENCE,
@@ -37,8 +37,10 @@ from .keys import (
     from_diffusers,
     is_quantization,
     looks_like,
+    prefix_of,
     select,
 )
+from .scaled import dequantized
 from .vae_keys import fold_weight_norm, from_comfyui_keys
 from .weights import Read, Weights, open_weights, read_safetensors
 
@@ -84,7 +86,8 @@ class DiTFile:
 class Qwen3File:
     """A text encoder or planner: tensors without prefix, and the folder of its own tokenizer where it has one.
 
-    config.own_head tells whether a planner has a head of its own.
+    config.own_head tells whether a planner has a head of its own. Where quantized, state still has the scales: see
+    scaled.py.
     """
 
     name: str
@@ -96,7 +99,7 @@ class Qwen3File:
 
 @dataclass(frozen=True, eq=False)
 class VaeFile:
-    """A VAE checkpoint: tensors under diffusers' names, weight norm folded."""
+    """A VAE checkpoint: tensors under diffusers' names, weight norm folded, scales multiplied in."""
 
     name: str
     state: dict[str, Tensor]
@@ -143,7 +146,7 @@ def read_planner(path: Path, read: Read = read_safetensors) -> Qwen3File:
 def read_vae(path: Path, read: Read = read_safetensors) -> VaeFile:
     """Return the VAE of a file or folder. Raises as read_dit does."""
     weights = open_weights(path / "vae" if _is_pipeline(path) else path, read)
-    state = _part(VAE, weights)
+    state = dequantized(weights.name, _part(VAE, weights), torch.float32)
     try:
         state = fold_weight_norm(from_comfyui_keys(state))
         config = VaeConfig.from_state_dict(state)
@@ -180,10 +183,9 @@ def _read_qwen3(path: Path, part: Part, n_tokens: int, read: Read) -> Qwen3File:
         raise _another_model(part, weights)
     # A single file's metadata may speak of the DiT beside the text encoder.
     declared = weights.config if path.is_dir() else {}
-    if part is PLANNER and LM_HEAD in weights.tensors:
-        state[LM_HEAD] = weights.tensors[LM_HEAD]
     if declared.get("tie_word_embeddings"):
-        state.pop(LM_HEAD, None)  # a copy of the embedding that some tools write all the same
+        # Some tools write a copy of the embedding all the same.
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(HEAD)}
     config = qwen3_config(weights.name, state, declared)
     check_tensors(weights.name, part.title, state, Qwen3(config, SHAPES_ONLY).state_dict())
     return Qwen3File(
@@ -223,16 +225,24 @@ def _part(part: Part, weights: Weights) -> dict[str, Tensor]:
 
 
 def _another_model(part: Part, weights: Weights) -> ValueError:
+    look = looks_like(weights.tensors)
+    if look == part.look:
+        first = next(iter(weights.tensors))
+        return ValueError(
+            f"{weights.name} looks like {look}, but with tensors missing or under names unknown here, such as "
+            f"{first}: choose a file such as {part.example}"
+        )
     return ValueError(
-        f"{weights.name} is not an {part.title}, it looks like {looks_like(weights.tensors)}: choose a file "
-        f"such as {part.example}"
+        f"{weights.name} is not an {part.title}, it looks like {look}: choose a file such as {part.example}"
     )
 
 
 def _silence(path: Path, weights: Weights) -> Tensor | None:
     """Return the silence latent [1, n, 64] that comes with the weights, inside or beside them."""
-    if SILENCE in weights.tensors:
-        silence = weights.tensors[SILENCE]
+    for inside in (SILENCE, (prefix_of(DIT, weights.tensors) or "") + SILENCE):
+        if inside not in weights.tensors:
+            continue
+        silence = weights.tensors[inside]
         return silence if silence.any() else None  # zeros are diffusers' placeholder, and no silence
     file = (path if path.is_dir() else path.parent) / SILENCE_FILE
     return _read_silence(file) if file.is_file() else None

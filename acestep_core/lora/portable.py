@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from ..atomic_write import write
 from .change import Change, Full, Hadamard, Kronecker, LowRank
 from .files import BAKED_ALPHA, LOKR_CONFIG, TRIGGERS, Adapter
 from .names import DECODER, flattened
 from .source import PEFT_CONFIG
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
+SOURCE_FORMAT = "source_format"  # in the metadata: a title of FORMATS, which says nothing of what the adapter does
 PEFT_PREFIX, LYCORIS_PREFIX, COMFYUI_PREFIX = "base_model.model.", "lycoris_", "diffusion_model."
 
 
@@ -37,15 +41,54 @@ def save_portable(adapter: Adapter, path: Path) -> list[str]:
         raise ValueError(
             f"{adapter.name} holds more than PEFT's folders can: write a single file, {path.name}.safetensors"
         )
-    tensors: dict[str, Tensor] = {}
-    for weight, change in adapter.changes.items():
-        tensors |= _named(weight, change)
     file = path / PEFT_WEIGHTS if is_folder else path
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata=_metadata(adapter))
+    write(save(_tensors(adapter), _metadata(adapter)), file)
     if is_folder:
         (path / PEFT_CONFIG).write_text(json.dumps(_peft_config(adapter), indent=2) + "\n", encoding="utf-8")
     return _lost(adapter)
+
+
+def keep_portable(adapter: Adapter, path: Path) -> tuple[Path, bool]:
+    """Return the file that holds an adapter as save_portable writes it, and whether it was there already.
+
+    path: a .safetensors file. Where it holds anything else it stays, and the next of name_2, name_3, … is taken.
+    """
+    others = (path.with_stem(f"{path.stem}_{number}") for number in count(2))
+    for file in chain([path], others):
+        if not file.exists():
+            save_portable(adapter, file)
+            return file, False
+        if _holds(file, adapter):
+            break
+    return file, True
+
+
+def _holds(path: Path, adapter: Adapter) -> bool:
+    """Tell whether a file has an adapter's tensors, bit for bit, and its metadata but for where it came from."""
+    tensors, metadata = _tensors(adapter), _metadata(adapter)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            kept = opened.metadata() or {}
+            return (
+                {**kept, SOURCE_FORMAT: ""} == {**metadata, SOURCE_FORMAT: ""}
+                and tensors.keys() == {*opened.keys()}
+                and all(_is_same(opened.get_tensor(name), tensor) for name, tensor in tensors.items())
+            )
+    except (OSError, SafetensorError):  # a folder, or no whole .safetensors file
+        return False
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """Return an adapter's tensors under their portable names."""
+    tensors: dict[str, Tensor] = {}
+    for weight, change in adapter.changes.items():
+        tensors |= _named(weight, change)
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _is_of_peft(change: Change) -> bool:
@@ -53,7 +96,7 @@ def _is_of_peft(change: Change) -> bool:
 
 
 def _metadata(adapter: Adapter) -> dict[str, str]:
-    metadata = {"format": "pt", BAKED_ALPHA: "true", "source_format": adapter.format}
+    metadata = {"format": "pt", BAKED_ALPHA: "true", SOURCE_FORMAT: adapter.format}
     if any(isinstance(change.factors, Kronecker) for change in adapter.changes.values()):
         metadata[LOKR_CONFIG] = json.dumps({"linear_dim": 1, "linear_alpha": 1})  # acestep.cpp skips a LoKr without it
     if adapter.trigger:

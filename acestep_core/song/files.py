@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..types import SongSpec
+from .spelling import key_of, language_of, time_signature_of
 
 # What the official project calls our fields. Source: ace-step/ACE-Step-1.5, `examples/`.
 OTHER_NAMES = {
@@ -36,7 +37,9 @@ def read_song(path: Path) -> SongSpec:
 def song_of(fields: Mapping[str, Any]) -> SongSpec:
     """Return the song of a file's fields; those that are empty, 0 or not a song's are left out.
 
-    Lyrics may be a list of lines. Raises ValueError for a value out of range.
+    Lyrics may be a list of lines; key, time signature and language are taken in every form of `spelling`.
+
+    Raises ValueError for a value out of range.
     """
     known = {name: value for name, value in fields.items() if value not in UNKNOWN}
     values = {OTHER_NAMES.get(name, name): value for name, value in known.items()}
@@ -44,12 +47,16 @@ def song_of(fields: Mapping[str, Any]) -> SongSpec:
     return SongSpec(
         caption=str(values.get("caption", "")),
         lyrics="\n".join(map(str, lyrics)) if isinstance(lyrics, list) else str(lyrics),
-        language=values.get("language"),
+        language=_word(language_of, values.get("language")),
         bpm=_number("bpm", values.get("bpm"), int),
-        key=values.get("key"),
-        time_signature=str(values["time_signature"]) if "time_signature" in values else None,
+        key=_word(key_of, values.get("key")),
+        time_signature=_word(time_signature_of, values.get("time_signature")),
         duration_s=_number("duration", values.get("duration_s"), float),
     )
+
+
+def _word(parse: Callable[[object], str], value: Any) -> str | None:
+    return None if value is None else parse(value)
 
 
 def _number(name: str, value: Any, kind: type) -> Any:

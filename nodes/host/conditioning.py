@@ -24,6 +24,7 @@ from .latents import ACESTEP_KEY, Origins
 ENCODING_KEY = "acestep_encoding"
 ROWS_KEY = "acestep_rows"
 # Core's own keys in it.
+LIMITS = {"hooks", "area", "mask", "start_percent", "end_percent", "default"}
 LYRICS_KEY, CODES_KEY, REFERENCES_KEY = "conditioning_lyrics", "audio_codes", "reference_audio_timbre_latents"
 
 
@@ -46,11 +47,6 @@ class Part:
     states: torch.Tensor  # text states [1 or P, L, D]
     extras: Mapping[str, Any]
     encoding: Encoding
-
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether nothing limits it in time, place or strength."""
-        return not {"hooks", "area", "mask", "start_percent", "end_percent", "control", "default"} & self.extras.keys()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +79,11 @@ class Prompt:
     def encoding(self) -> Encoding:
         """Return the encoding of the first part, which tells the task and the lyrics."""
         return self.parts[0].encoding
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether it is a single condition that nothing limits in time or place, under the MODEL's own weights."""
+        return len(self.parts) == 1 and not LIMITS & self.parts[0].extras.keys()
 
     @property
     def task(self) -> Task:
@@ -157,7 +158,7 @@ def encoding_of(states: torch.Tensor | None, extras: Mapping[str, Any], n_frames
     reference = references[-1].transpose(1, 2)
     if ours.task.sources:
         return replace(ours, timbre=reference)
-    cover = Task("cover", (Source(reference[:, :n_frames]),), n_frames)
+    cover = Task("cover", (Source(reference[:, :n_frames]),), n_frames, window=(0, n_frames))
     return replace(ours, timbre=reference, codes=AudioCodes(), task=cover)
 
 

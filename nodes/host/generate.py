@@ -10,12 +10,13 @@ import torch
 from ...acestep_core.constants import LATENT_CHANNELS
 from ...acestep_core.pipeline.schedule import MAX_SHIFT
 from ...acestep_core.pipeline.takes import Request, Takes, check_morph, prepare
+from ...acestep_core.pipeline.tasks import Task
 from ...acestep_core.types import in_turn
 from . import memory, progress
 from .conditioning import Prompt
 from .guider import run
 from .latents import ACESTEP_KEY, latent, latent_mask, latent_samples
-from .model import check_flow, require_ours, unread_warnings
+from .model import check_flow, require_ours, unread_warnings, windows_over_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,7 @@ def generate(
     takes = prepare(request, model.variant, prompt.task, prompt.n_plans, song, model.silence, noise_mask)
     used = takes.preserve is not None or takes.start is not None or not song.any()
     warnings = [*takes.resolved.warnings, *told, *_warnings(prompt, morph_from, used)]
-    if noise_mask is not None and "denoise_mask_function" in patcher.model_options:
-        warnings.append("DifferentialDiffusion has no effect here: this sampler blends by the mask itself")
+    warnings += _unheeded(patcher, latent_in, prompt.task)
     if takes.keeps_all:
         source = prompt.task.source_in_window(n_frames, model.silence.cpu())
         samples = in_turn(source, takes.rows) if takes.preserve is None else takes.preserve.source
@@ -81,12 +81,24 @@ def _with_surroundings(patcher, request: Request, n_items: int, n_plans: int) ->
             f"the latent holds {n_items} items, but {n_plans * request.takes_per_plan} takes are made: "
             '"takes_per_plan" says how many'
         )
-    noise_scale = getattr(patcher.get_model_object("model_sampling"), "noise_scale", 1.0)
-    if noise_scale != 1:
-        told.append(f"ModelNoiseScale has no effect here: it asks for noise of {noise_scale:g} times, which core adds")
     if request.options.guidance_method != "cfg" and "sampler_cfg_function" in patcher.model_options:
         told.append(f'a node on the MODEL guides in place of "{request.options.guidance_method}"')
     return request, told
+
+
+def _unheeded(patcher, latent_in: dict, task: Task) -> list[str]:
+    """Return what other nodes have put on the MODEL and the latent without effect."""
+    told, masked, n_items = [], "noise_mask" in latent_in, len(latent_in["samples"])
+    if masked and task.sources:
+        told.append(f"the latent's noise mask has no effect: the {task.name} says what is generated")
+    elif masked and "denoise_mask_function" in patcher.model_options:
+        told.append("DifferentialDiffusion has no effect here: this sampler blends by the mask itself")
+    if getattr(patcher.get_model_object("model_sampling"), "noise_scale", 1.0) != 1:
+        told.append("ModelNoiseScale has no effect here: this sampler draws its own noise")
+    order = list(latent_in.get("batch_index") or range(n_items))
+    if order != list(range(n_items)) and not latent_in["samples"].any():
+        told.append("which noise each empty item should get (batch_index) has no effect: seeds tell that")
+    return told
 
 
 def _shift_on(patcher) -> float | None:
@@ -115,7 +127,8 @@ def _sample(patcher, prompt: Prompt, morph_from: Prompt | None, takes: Takes) ->
     """Return latents [N, T, 64] of all takes, a summary, and what was on the MODEL without effect."""
     n_steps, n_takes = len(takes.levels) - 1, len(takes.takes)
     prompts = [prompt] if morph_from is None else [prompt, morph_from]
-    size = min(_chunk_size(patcher, each, takes) for each in prompts)
+    one_by_one = windows_over_time(patcher.model_options, takes.n_frames)
+    size = 1 if one_by_one else min(_chunk_size(patcher, each, takes) for each in prompts)
     chunks = [slice(first, first + size) for first in range(0, n_takes, size)]
     update = progress.of_steps(len(chunks) * n_steps)
     parts, unread = [], {}
@@ -158,5 +171,6 @@ def _warnings(prompt: Prompt, morph_from: Prompt | None, used: bool) -> list[str
 
 
 def _summary(takes: Takes, chunk_size: int) -> str:
-    chunks = f", {chunk_size} takes at a time" if chunk_size < len(takes.takes) else ""
+    at_once = "1 take" if chunk_size == 1 else f"{chunk_size} takes"
+    chunks = f", {at_once} at a time" if chunk_size < len(takes.takes) else ""
     return f"{takes.summary}{chunks}, seed {', '.join(map(str, takes.seeds))}"

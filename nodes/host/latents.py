@@ -1,4 +1,4 @@
-"""Core's LATENT and MASK: layouts, and what is known of each item beside its samples.
+"""Core's LATENT, AUDIO and MASK: layouts, and what is known of each item beside its samples.
 
 ComfyUI's LATENT and MASK run [B, C, T], the core runs [B, T, C]; only here, in `guider` and in `model` is anything
 transposed. Core's nodes copy whatever lies beside the samples, whatever they do to these. So all that is said of an
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -21,6 +22,10 @@ from ...acestep_core.types import Take
 ACESTEP_KEY = "acestep"
 # In core's LATENT dict: by an item's fingerprint the recording [2, S] at 48 kHz that it was encoded from.
 RECORDINGS_KEY = "acestep_recordings"
+# In core's AUDIO dict: by an item's fingerprint what was decoded to it.
+DECODED_KEY = "acestep_decoded"
+# A fingerprint reads this many values of an item at most, evenly spread: all of ten minutes of latents.
+FINGERPRINT_VALUES = 2**20
 
 
 class Origins:
@@ -55,10 +60,19 @@ class Origins:
         return tuple(takes)
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What an item of AUDIO was decoded from."""
+
+    key: str  # fingerprint of the latent's item
+    take: Take | None  # None where that is not known
+
+
 def fingerprint(item: torch.Tensor) -> str:
     """Return what tells an item [C, T] from every other: a hash of its shape and float32 values."""
-    values = item.detach().to("cpu", torch.float32).contiguous()
-    return hashlib.blake2b(values.numpy(), digest_size=16, key=str(tuple(values.shape)).encode()).hexdigest()
+    values = item.detach().flatten()[:: max(1, item.numel() // FINGERPRINT_VALUES)]
+    content = values.to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.blake2b(content, digest_size=16, key=str(tuple(item.shape)).encode()).hexdigest()
 
 
 def keys_of(value: Mapping) -> tuple[str, ...]:
@@ -135,6 +149,19 @@ def latent_plans(value: Mapping, n_plans: int, what: str = "plans") -> list[int]
             "in between has changed or joined it; connect the sampler's latent itself, or picks of it"
         )
     return [take.plan % n_plans for take in takes if take is not None]
+
+
+def decoded_audio(waveform: torch.Tensor, sample_rate: int, value: Mapping) -> dict:
+    """Return core's AUDIO of a waveform [B, C, S] that remembers the items of the LATENT it was decoded from."""
+    sources = map(Decoded, keys_of(value), latent_takes(value))
+    decoded = dict(zip(map(fingerprint, waveform), sources, strict=True))
+    return {"waveform": waveform, "sample_rate": sample_rate, DECODED_KEY: decoded}
+
+
+def decoded_from(audio: Mapping) -> tuple[Decoded | None, ...]:
+    """Return what each item of core's AUDIO was decoded from, None where that is not known."""
+    decoded = audio.get(DECODED_KEY) or {}
+    return tuple(decoded.get(fingerprint(item)) if decoded else None for item in audio["waveform"])
 
 
 def latent_canvases(value: Mapping, task: Task) -> torch.Tensor:

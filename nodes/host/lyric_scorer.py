@@ -37,6 +37,7 @@ from .model import require_ours
 # Larger batches are hardly faster, and the attention of every take in a batch is held in main memory.
 MOST_AT_ONCE = 8
 THIRD_PARTY = "which heads of this model follow the lyrics was found by a third party, not by its makers"
+PLAIN = "hooks, ranges, areas and further songs of the conditioning are left out: scored by its first song alone"
 
 OnItem = Callable[[], None]  # called after each scored plan or take
 
@@ -86,7 +87,10 @@ def score_takes(patcher, conditioning: list, latent_in: dict) -> LyricScores:
     before anything is loaded.
     """
     model = require_ours(patcher)
-    encoding = _encoding(conditioning, latent_in["samples"].shape[-1])
+    prompt = Prompt.of(conditioning, latent_in["samples"].shape[-1])
+    encoding = prompt.encoding
+    if encoding.lyric_ids is None:
+        raise ValueError('this conditioning does not tell its lyrics; make it with "ACE-Step Encode Song"')
     takes, plans = latent_takes(latent_in), latent_plans(latent_in, encoding.n_plans)
     songs, keys = latent_canvases(latent_in, encoding.task), keys_of(latent_in)
     n_takes, n_frames = songs.shape[:2]
@@ -112,16 +116,8 @@ def score_takes(patcher, conditioning: list, latent_in: dict) -> LyricScores:
     ]
     lines = best.score.later(start_s).lines
     drawn = SungTake(lyrics, lines, best.energy, start_s, window_s, n_frames / FRAME_RATE)
-    return LyricScores(
-        Scores(tuple(scores), sung_from, n_frames, keys), drawn, (THIRD_PARTY,) if heads.third_party else ()
-    )
-
-
-def _encoding(conditioning: list, n_frames: int) -> Encoding:
-    encoding = Prompt.of(conditioning, n_frames).encoding
-    if encoding.lyric_ids is None:
-        raise ValueError('this conditioning does not tell its lyrics; make it with "ACE-Step Encode Song"')
-    return encoding
+    warnings = [*([THIRD_PARTY] if heads.third_party else ()), *([] if prompt.is_plain else [PLAIN])]
+    return LyricScores(Scores(tuple(scores), sung_from, n_frames, keys), drawn, tuple(warnings))
 
 
 def _load(patcher, encoding: Encoding, heads: LyricHeads, windows: torch.Tensor) -> LyricScorer:

@@ -9,6 +9,8 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
+from ...acestep_core.checkpoints.keys import SCALED_FP8, is_quantization
+from ...acestep_core.checkpoints.scaled import FP8, dequantized
 from ...acestep_core.models.layers import Build, scaled_dot_product_attention
 
 # The checkpoints are bf16; half precision overflows in their attention.
@@ -50,11 +52,37 @@ def patcher(model: torch.nn.Module, load_device: torch.device, offload_device: t
 
 
 def fill(patcher, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load weights into a patcher's model; under dynamic VRAM they stay backed by the file."""
-    missing, _ = model.load_state_dict(state, strict=False, assign=patcher.is_dynamic())
+    """Load weights into a patcher's model; under dynamic VRAM they stay backed by the file.
+
+    Raises ValueError for scales that no layer takes and that cannot be multiplied in.
+    """
+    built = {name: weight.dtype for name, weight in model.named_parameters()}
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=patcher.is_dynamic())
     if missing:
         raise RuntimeError(f"{len(missing)} weights are missing from the file, the first is {missing[0]}")
+    scaled = {key.rpartition(".")[0] + ".weight" for key in unexpected if key != SCALED_FP8 and is_quantization(key)}
+    for name, weight in _multiplied_out(scaled, state, built).items():
+        # Layer by layer: a quantised layer drops its weight when it is loaded without.
+        layer = model.get_submodule(name.removesuffix(".weight"))
+        layer.load_state_dict({"weight": weight}, strict=False, assign=patcher.is_dynamic())
     model.eval().requires_grad_(False)
+
+
+def _multiplied_out(
+    weights: set[str], state: dict[str, torch.Tensor], built: dict[str, torch.dtype]
+) -> dict[str, torch.Tensor]:
+    """Return weights of a state dict with their scales multiplied in, in the dtypes that their layers were built in.
+
+    ComfyUI's convolutions take no scales, nor do its linear layers where nothing in a file says that it has them.
+    """
+    if any(built.get(name) in FP8 for name in weights):
+        raise ValueError(
+            "the model file has fp8 weights with scales, but lacks the marks by which ComfyUI computes with them; "
+            'choose "bf16" as weight_dtype'
+        )
+    own = {key: tensor for key, tensor in state.items() if key.rpartition(".")[0] + ".weight" in weights}
+    plain = dequantized("the model file", own, torch.float32)
+    return {name: plain[name].to(built[name]) for name in weights}
 
 
 def text_encoder_build() -> tuple[Build, torch.dtype, torch.device, torch.device]:

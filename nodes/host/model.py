@@ -98,10 +98,9 @@ class BranchCond:
         if window.dim == 1:
             raise ValueError('context windows of an ACE-Step model go over time: set "dim" to 2')
         if window.dim == 0:
-            rows = self.branch.rows if self.explicit_rows else self._rows_of(batch_size)
-            return BranchCond(
-                replace(self.branch, rows=tuple(rows[item] for item in window.index_list)), True, self.n_frames
-            )
+            rows = torch.tensor(self.branch.rows if self.explicit_rows else self._rows_of(batch_size))
+            rows = window.get_tensor(rows, dim=0, retain_index_list=cond_retain)
+            return BranchCond(replace(self.branch, rows=tuple(rows.tolist())), True, self.n_frames)
         frames = window.get_tensor(torch.tensor(self._frames), dim=0, retain_index_list=cond_retain)
         return BranchCond(
             replace(self.branch, window=Window(tuple(frames.tolist()), self.n_frames)),
@@ -255,6 +254,11 @@ def _with_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwar
     guider = executor.class_obj
     check_flow(guider.model_patcher)
     _check_levels(sigmas)
+    if len(noise) > 1 and windows_over_time(guider.model_options, noise.shape[-1]):
+        raise ValueError(
+            'core\'s context windows take one item of a batch at a time; make one take, or use "ACE-Step Sampler", '
+            "which makes several one by one"
+        )
     for conds in guider.conds.values():
         for cond in conds:
             _fit_mask(cond, noise)
@@ -273,6 +277,12 @@ def _with_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwar
 def unread_warnings(sampling: Sampling) -> list[str]:
     """Return what was on the MODEL of a sampling without effect, in sentences."""
     return [f"the MODEL carries {UNREAD[key]}, which have no effect on ACE-Step" for key in sorted(sampling.unread)]
+
+
+def windows_over_time(model_options: dict, n_frames: int) -> bool:
+    """Tell whether core would cut latents of n_frames into context windows."""
+    handler = model_options.get("context_handler")
+    return handler is not None and handler.dim != 0 and n_frames > handler.context_length
 
 
 def check_flow(patcher) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...acestep_core.checkpoints.read import Qwen3File, read_text_encoder
+from ...acestep_core.checkpoints.scaled import dequantized
 from ...acestep_core.models.conditioner import Tokens
 from ...acestep_core.models.layers import layer_bytes
 from ...acestep_core.models.qwen3 import Qwen3
@@ -55,5 +56,5 @@ def load_qwen3(file: Qwen3File) -> tuple[Qwen3, Tokenizer, Any, torch.dtype]:
     build, dtype, load_device, offload_device = memory.text_encoder_build()
     model = Qwen3(file.config, build)
     patcher = memory.patcher(model, load_device, offload_device)
-    memory.fill(patcher, model, file.state)
+    memory.fill(patcher, model, dequantized(file.name, file.state, dtype))
     return model, load_tokenizer(file.tokenizer_folder or folders.TOKENIZER_FOLDER), patcher, dtype

@@ -161,17 +161,18 @@ def test_a_plan_has_exactly_the_codes_that_were_asked_for(n_codes):
     assert all(0 <= code < N_CODES for code in take)
 
 
-def test_eight_guided_plans_of_ten_minutes_have_3000_codes_each():
+def test_eight_guided_plans_of_ten_minutes_have_3000_codes_each(monkeypatch):
+    monkeypatch.setattr(decode, "N_CODES", 1_000)  # to choose among: what counts here is how many are chosen
     model = planner(Qwen3Config(AttentionShape(8, 8, 1, 1, 8, window=None), n_layers=1, n_tokens=217_204))
     assert [len(take) for take in codes(range(8), 3000, GREEDY, model=model)] == 8 * [3000]
 
 
 @pytest.mark.parametrize("sampling", [LmSampling(), PLAIN, LmSampling(top_k=50, min_p=0.01, repetition_penalty=1.2)])
 def test_a_take_depends_on_its_seed_and_not_on_its_batch(sampling):
-    alone = {seed: codes((seed,), 40, sampling)[0] for seed in (3, 2**53 - 1, 5)}
+    alone = {seed: codes((seed,), 20, sampling)[0] for seed in (3, 2**53 - 1, 5)}
     assert len(set(alone.values())) == 3
     for batch in [(3, 2**53 - 1, 5), (5, 3), (5, 5, 2**53 - 1)]:
-        assert codes(batch, 40, sampling) == [alone[seed] for seed in batch]
+        assert codes(batch, 20, sampling) == [alone[seed] for seed in batch]
 
 
 def test_a_longer_plan_begins_with_the_shorter():

@@ -63,16 +63,22 @@ def filled(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def model(size: str = "2b") -> AceStep:
+def built(size: str) -> AceStep:
     """Return a model in bf16, but for the quantizer, which is float32 always."""
     config = AceStepConfig(WIDE if size == "xl" else SHAPE, SHAPE, alternating(3), TEXT_WIDTH, 2, 2, 2)
     return filled(AceStep(config, Build(dtype=BF16)))
 
 
 @functools.cache
+def model(size: str = "2b") -> AceStep:
+    """Return it on the CPU. Shared between tests, as the one on the card: leave them as you found them."""
+    return built(size)
+
+
+@functools.cache
 def on_card(size: str = "2b", bare_parameters: bool = True) -> AceStep:
     """Return the same model on the card; without its bare parameters, as the host leaves them where memory is short."""
-    made = put(model(size))
+    made = put(built(size))
     if not bare_parameters:
         for name, parameter in made.named_parameters():
             if name.endswith(("special_token", "special_tokens", "scale_shift_table", "null_condition_emb")):

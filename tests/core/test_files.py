@@ -1,5 +1,6 @@
 """Every file layout gives the same model, and every bad file one clear sentence."""
 
+import itertools
 import json
 import re
 import shutil
@@ -151,6 +152,76 @@ def test_tiny_vae_decodes_noise_to_an_audible_level(models_dir):
     vae.load_state_dict(file.state)
     peaks = vae.decode(torch.randn(2, 64, 5, generator=torch.Generator().manual_seed(0))).abs().amax((1, 2))
     assert 0.05 < peaks.min() <= peaks.max() < 5
+
+
+# Names with something in front.
+
+WRAPPERS = ("net.", "module.", "_orig_mod.", "model.")
+NESTED = (
+    *WRAPPERS,
+    *map("".join, itertools.product(WRAPPERS, WRAPPERS)),
+    "module._orig_mod.model.",
+    "model.net.module.",
+)
+LM_HEAD = torch.ones(tiny.N_PLANNER_TOKENS, tiny.TEXT_SHAPE.width, dtype=torch.bfloat16)
+PARTS = {
+    "official DiT": (files.read_dit, lambda: tiny.dit("turbo")),
+    "DiT as ComfyUI saves it": (files.read_dit, lambda: _behind("model.diffusion_model.", tiny.dit("turbo"))),
+    "DiT with its silence": (files.read_dit, lambda: tiny.dit("turbo") | {"silence_latent": torch.ones(1, 5, 64)}),
+    "text encoder": (files.read_text_encoder, tiny.text_encoder),
+    "text encoder of transformers": (files.read_text_encoder, lambda: _behind("model.", tiny.text_encoder())),
+    "planner": (files.read_planner, tiny.planner),
+    "planner with a head": (
+        files.read_planner,
+        lambda: _behind("model.", tiny.planner()) | {"lm_head.weight": LM_HEAD},
+    ),
+    "VAE": (files.read_vae, tiny.vae),
+    "VAE as ComfyUI saves it": (files.read_vae, lambda: tiny.stable_audio_names(tiny.vae())),
+}
+
+
+def _behind(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def _read_state(tmp_path, read, state):
+    save_file({"stand-in": torch.zeros(1)}, tmp_path / "x.safetensors")
+    return read(tmp_path / "x.safetensors", read=lambda path: state)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_model_is_the_same_with_any_wrappers_in_front_of_its_names(tmp_path, part):
+    read, state = PARTS[part]
+    expected = _read_state(tmp_path, read, state())
+    assert expected.state
+    for wrapper in NESTED:
+        file = _read_state(tmp_path, read, _behind(wrapper, state()))
+        assert file.config == expected.config, wrapper
+        assert_same(file.state, expected.state)
+        silences = [each.silence for each in (file, expected) if getattr(each, "silence", None) is not None]
+        assert len(silences) == 2 * (part == "DiT with its silence"), wrapper
+        assert all(torch.equal(silence, torch.ones(1, 5, 64)) for silence in silences)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_part_of_an_all_in_one_checkpoint_is_found_behind_a_wrapper(tmp_path, models_dir, wrapper):
+    state = read_safetensors(models_dir / ALL_IN_ONE)
+    for read in (files.read_dit, files.read_text_encoder, files.read_planner, files.read_vae):
+        expected = _read_state(tmp_path, read, state).state
+        assert_same(_read_state(tmp_path, read, _behind(wrapper, state)).state, expected)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("prefix", ["other.", "module.other.", "other.module.", "net"])
+def test_a_model_under_unknown_names_is_not_said_to_look_like_what_it_is_not(tmp_path, part, prefix):
+    read, state = PARTS[part]
+    with pytest.raises(ValueError, match="looks like") as caught:
+        _read_state(tmp_path, read, _behind(prefix, state()))
+    sentence = (
+        r"x\.safetensors looks like (an?|the) .*, but with tensors missing or under names unknown here, such as "
+        + prefix
+    )
+    assert re.match(sentence, str(caught.value))
 
 
 # Names and sizes of the real ones.

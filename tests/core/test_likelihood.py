@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import vocabulary
 from acestep_pack.acestep_core.models.layers import AttentionShape
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
 from acestep_pack.acestep_core.planner import likelihood
@@ -19,9 +20,7 @@ from acestep_pack.acestep_core.planner.plan import Planner
 from acestep_pack.acestep_core.planner.prompts import understand_prompt
 from acestep_pack.acestep_core.planner.score import answers_of, reward, score_plans
 from acestep_pack.acestep_core.scoring.score import NamedScore
-from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
-from comfyui import comfyui_path
 
 SHAPE = AttentionShape(width=16, mlp_width=32, n_heads=4, n_kv_heads=2, head_dim=8, window=None)
 N_TOKENS = 217_204
@@ -48,8 +47,7 @@ def model(own_head: bool = False, n_tokens: int = N_TOKENS) -> Qwen3:
 
 @pytest.fixture(scope="module")
 def planner() -> Planner:
-    tokenizer = load_tokenizer(comfyui_path() / "comfy/text_encoders/qwen25_tokenizer")
-    return Planner(model(), tokenizer, torch.float32, torch.device("cpu"))
+    return Planner(model(), vocabulary.tokenizer(), torch.float32, torch.device("cpu"))
 
 
 @torch.inference_mode()

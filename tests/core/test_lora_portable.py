@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -15,7 +16,7 @@ import lora_files
 from acestep_pack.acestep_core.lora.change import merged
 from acestep_pack.acestep_core.lora.files import Adapter, read_adapter
 from acestep_pack.acestep_core.lora.fit import fit
-from acestep_pack.acestep_core.lora.portable import save_portable
+from acestep_pack.acestep_core.lora.portable import keep_portable, save_portable
 from lora_files import write
 
 BASE = golden_models.weights("2b")
@@ -33,6 +34,11 @@ def assert_same(found: Adapter, expected: dict) -> None:
     assert changes.keys() == expected.keys()
     for name in expected:
         assert (merged(BASE[name], [(1.0, changes[name])]) - expected[name]).abs().max() <= 1e-5, name
+
+
+def new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 @pytest.mark.parametrize("row", lora_files.FORMATS)
@@ -80,6 +86,61 @@ def test_what_other_programs_will_not_read_is_said(tmp_path: Path) -> None:
     assert lokr == "22 of 22 changes are not LoRA: PEFT and diffusers will not read those"
     assert dora.startswith("it has DoRA magnitudes")
     assert save_portable(read_adapter(write(tmp_path, "diffusers", BASE).path), tmp_path / "c.safetensors") == []
+
+
+KINDS = ["bare names", "LyCORIS LoHa", "LyCORIS LoKr", "PEFT folder, DoRA"]
+
+
+@pytest.mark.parametrize("order", [(0, 0), (0, 1, 0, 1), (2, 0, 1, 2, 3, 0), (3, 2, 1, 0, 0, 1, 2, 3)])
+def test_adapters_kept_under_one_name_are_each_in_the_file_told_and_once(tmp_path: Path, order: tuple) -> None:
+    made = [write(new_folder(tmp_path / str(n)), kind, BASE) for n, kind in enumerate(KINDS)]
+    told: dict[int, Path] = {}
+    for each in order:
+        file, was_there = keep_portable(read_adapter(made[each].path), tmp_path / "kept" / "v1.5.safetensors")
+        assert was_there == (each in told)
+        assert told.setdefault(each, file) == file
+        for one, kept in told.items():
+            assert_same(read_adapter(kept), made[one].weights)
+    names = ["v1.5.safetensors", *(f"v1.5_{number}.safetensors" for number in range(2, len(told) + 1))]
+    assert [file.name for file in told.values()] == names
+    assert {file.name for file in (tmp_path / "kept").iterdir()} == {*names}
+
+
+def test_the_same_adapter_of_another_trainer_is_kept_once(tmp_path: Path) -> None:
+    told = [
+        keep_portable(read_adapter(write(tmp_path, kind, BASE).path), tmp_path / "kept.safetensors")
+        for kind in ("bare names", "PEFT folder")
+    ]
+    assert told == [(tmp_path / "kept.safetensors", False), (tmp_path / "kept.safetensors", True)]
+
+
+@pytest.mark.parametrize("content", [b"", b"not an adapter", None])
+def test_whatever_else_has_the_name_stays(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "voice.safetensors"
+    path.mkdir() if content is None else path.write_bytes(content)
+    made = write(new_folder(tmp_path / "made"), "bare names", BASE)
+    file, was_there = keep_portable(read_adapter(made.path), path)
+    assert (file.name, was_there) == ("voice_2.safetensors", False)
+    assert_same(read_adapter(file), made.weights)
+    assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+@pytest.mark.parametrize("change", ["one bit", "the number format", "a tensor less", "the trigger word"])
+def test_a_file_with_almost_the_same_adapter_is_another(tmp_path: Path, change: str) -> None:
+    made = write(tmp_path, "bare names", BASE)
+    first, _ = keep_portable(read_adapter(made.path), tmp_path / "kept.safetensors")
+    tensors = load_file(made.path)
+    name = next(iter(tensors))
+    if change == "one bit":
+        tensors[name].view(-1)[0] = tensors[name].view(-1)[0].nextafter(torch.tensor(9.0))
+    elif change == "the number format":
+        tensors = {key: tensor.bfloat16() for key, tensor in tensors.items()}
+    elif change == "a tensor less":
+        module = name.rpartition(".")[0]
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(f"{module}.")}
+    save_file(tensors, made.path, metadata={"tag": "xylophonia"} if change == "the trigger word" else None)
+    second, was_there = keep_portable(read_adapter(made.path), tmp_path / "kept.safetensors")
+    assert (first.name, second.name, was_there) == ("kept.safetensors", "kept_2.safetensors", False)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -6,17 +6,15 @@ import json
 import pytest
 import torch
 
-import comfyui
 import tiny_models
+import vocabulary
 from acestep_pack.acestep_core.checkpoints.read import read_planner
 from acestep_pack.acestep_core.codes import files as codes_files
-from acestep_pack.acestep_core.codes.text import from_text, to_text
 from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, LANGUAGES
 from acestep_pack.acestep_core.models.qwen3 import Qwen3
 from acestep_pack.acestep_core.planner.decode import LmSampling
 from acestep_pack.acestep_core.planner.plan import Planner, Thinking, idea, plan, rewrite, understand
 from acestep_pack.acestep_core.planner.prompts import understand_prompt
-from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
@@ -34,9 +32,8 @@ def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
     file = read_planner(folder)
     model = Qwen3(file.config)
     model.load_state_dict(file.state)
-    tokenizer = load_tokenizer(comfyui.comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer")
     # A random planner never ends its turn by itself.
-    return Planner(model.eval(), tokenizer, torch.float32, torch.device("cpu"), max_lyric_tokens=40)
+    return Planner(model.eval(), vocabulary.tokenizer(), torch.float32, torch.device("cpu"), max_lyric_tokens=40)
 
 
 def test_song_goes_straight_through_when_nothing_is_to_be_thought(planner):
@@ -194,11 +191,6 @@ def test_saved_codes_load_back_equal(tmp_path):
     codes_files.save(CODES, path)
     assert codes_files.load(path) == CODES
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_codes_text_reads_back_equal():
-    codes = AudioCodes(((0, 35_847, 63_999), (7,)))
-    assert from_text(to_text(codes)) == codes
 
 
 @pytest.mark.parametrize(

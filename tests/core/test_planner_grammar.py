@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
+import vocabulary
 from acestep_pack.acestep_core.constants import KEYS, LANGUAGES, TIME_SIGNATURES
 from acestep_pack.acestep_core.planner import grammar
 from acestep_pack.acestep_core.planner.grammar import (
@@ -27,9 +28,7 @@ from acestep_pack.acestep_core.planner.grammar import (
     song_grammar,
 )
 from acestep_pack.acestep_core.planner.prompts import parse_lyrics, parse_think, think_text
-from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import SongSpec
-from comfyui import comfyui_path
 
 ROWS = json.loads((Path(__file__).parent.parent / "golden" / "prompts.json").read_text(encoding="utf-8"))["songs"]
 FULL_SONG = SongSpec(language="en", bpm=120, key="C# minor", time_signature="4", duration_s=95.7)
@@ -40,7 +39,7 @@ COLON_ID = 25
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    return vocabulary.tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from acestep_pack.acestep_core.codes.text import codes_text, parse_codes_text
-from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, N_CODES, TIME_SIGNATURES
+import vocabulary
+from acestep_pack.acestep_core.constants import INSTRUMENTAL_LYRICS, KEYS, LANGUAGES, TIME_SIGNATURES
 from acestep_pack.acestep_core.planner.prompts import (
     codes_prompt,
     codes_prompt_without,
@@ -24,9 +24,7 @@ from acestep_pack.acestep_core.planner.prompts import (
     think_text,
     understand_prompt,
 )
-from acestep_pack.acestep_core.song.tokens import load_tokenizer
 from acestep_pack.acestep_core.types import SongSpec
-from comfyui import comfyui_path
 
 ROWS = json.loads((Path(__file__).parent.parent / "golden" / "prompts.json").read_text(encoding="utf-8"))["songs"]
 GOLDEN = {row["example"]: row for row in ROWS}
@@ -54,7 +52,7 @@ thoughts = st.builds(
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    return vocabulary.tokenizer()
 
 
 def written_song(row: dict) -> SongSpec:
@@ -223,29 +221,3 @@ def test_a_value_out_of_range_is_named(line: str, message: str) -> None:
 )
 def test_lyrics_are_what_follows_the_think_block(after: str, lyrics: str) -> None:
     assert parse_lyrics(f"<think>\nbpm: 90\n</think>{after}") == lyrics
-
-
-# Audio codes.
-
-
-@given(st.lists(st.integers(0, N_CODES - 1), max_size=50).map(tuple), st.sampled_from(["", " ", "\n", " \n\t"]))
-def test_codes_read_back_as_they_were(codes: tuple[int, ...], gap: str) -> None:
-    text = codes_text(codes)
-    assert parse_codes_text(text) == codes
-    assert parse_codes_text(gap + text.replace(">", ">" + gap)) == codes
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<|audio_code_1|><|audio_code_64000|>", "audio code 64000 at position 1 is outside 0..63999"),
-        ("<|audio_code_1|>, <|audio_code_2|>", '", <.*" at character 16 of the codes text, after 1 codes'),
-        (" rubbish", '"rubbish" at character 1 of the codes text, after 0 codes'),
-        ("<|audio_code_1|><|audio_co", '"<.audio_co" at character 16'),
-        ("<|audio_code_-1|>", "character 0"),
-        ("<|audio_code_" + "9" * 5000 + "|>", "character 0"),
-    ],
-)
-def test_faulty_codes_are_named_with_their_position(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        parse_codes_text(text)

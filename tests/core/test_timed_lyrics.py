@@ -8,15 +8,15 @@ from itertools import pairwise
 import pytest
 import torch
 
+import vocabulary
 from acestep_pack.acestep_core.scoring.alignment import Path, consensus, dtw_path, energy
 from acestep_pack.acestep_core.scoring.attention import lyric_rows
 from acestep_pack.acestep_core.scoring.lyric_score import score_lyrics, score_planned_lyrics
 from acestep_pack.acestep_core.scoring.lyrics import Lyrics, TimedLine, TimedWord, timed_lines
 from acestep_pack.acestep_core.scoring.score import Score
 from acestep_pack.acestep_core.scoring.subtitles import lrc, srt, word_lrc
-from acestep_pack.acestep_core.song.tokens import load_tokenizer, lyric_ids, pieces
+from acestep_pack.acestep_core.song.tokens import lyric_ids, pieces
 from acestep_pack.acestep_core.types import SongSpec
-from comfyui import comfyui_path
 
 SONG = Lyrics(("[", "Verse", "]\n", "Walk", "ing", " far", "\n", "\n\n", "Home", ".", "\n"))
 FRAMES_EACH = 5
@@ -35,7 +35,7 @@ def sung(lyrics: Lyrics, heard: tuple[float, ...] | None = None) -> tuple[TimedL
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(comfyui_path() / "comfy/text_encoders/qwen25_tokenizer")
+    return vocabulary.tokenizer()
 
 
 # What lyrics are.

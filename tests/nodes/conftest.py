@@ -1,14 +1,21 @@
 """Lets node tests import ComfyUI's modules in this process; they are found from here on, not before."""
 
 import functools
+import importlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import comfyui
 import tiny_models
 
 comfyui.make_importable(cpu=True)
+# It and comfy_extras.nodes_latent import each other, which ends only when it comes first.
+importlib.import_module("comfy_extras.nodes_post_processing")
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +49,21 @@ def core_vae(vae_file: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comfy.sd, "AudioOobleckVAE", narrow)
         return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file)))
+
+
+@pytest.fixture(scope="session")
+def golden_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], object]:
+    """Return a loader of the golden 2B model through our own, as a MODEL in float32: golden_model("base")."""
+    from acestep_pack.nodes.host import model as models
+    from golden_models import weights, z
+
+    @functools.cache
+    def load(variant: str) -> object:
+        folder = tmp_path_factory.mktemp(variant)
+        (folder / "config.json").write_text(json.dumps({"is_turbo": variant == "turbo"}))
+        save_file(weights("2b"), folder / "model.safetensors")
+        torch.save(z("gen.silence", 1, 800, 64).transpose(1, 2).contiguous(), folder / "silence_latent.pt")
+        with torch.inference_mode():
+            return models.load_model(folder, "auto", "fp32")
+
+    return load

@@ -417,6 +417,29 @@ def test_a_portable_copy_is_the_same_adapter_and_stays_where_it_is(model, loras:
     assert made.path.exists()
 
 
+def test_the_portable_file_told_is_this_adapter_whatever_had_its_name(
+    model, loras: Path, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    base, strengths = golden_models.weights("2b"), (1.0, 1.0, 1.0, 1.0, 1.0)
+    names = {row: write(loras, row, base).path.relative_to(loras).as_posix() for row in ("bare names", "LyCORIS LoKr")}
+    copy = "loras/voice{}.safetensors"
+    notes = {
+        ("bare names", 0): copy.format(""),
+        ("LyCORIS LoKr", 1): f"{copy.format('_2')} ({copy.format('')} holds something else and stays)",
+        ("bare names", 2): f"{copy.format('')} (kept: it holds this adapter already)",
+    }
+    for (row, _), note in notes.items():
+        _, report, file = AceStepLoadLora.execute(model, names[row], *strengths, portable_copy="voice").result
+        assert report.endswith(f"portable copy: {note}")
+        again, given = read_adapter(tmp_path / "output" / file), read_adapter(loras / names[row])
+        assert again.changes.keys() == given.changes.keys()
+        for name, change in given.changes.items():
+            torch.testing.assert_close(
+                change.scale * change.factors.matrix(), again.changes[name].scale * again.changes[name].factors.matrix()
+            )
+
+
 def test_a_portable_copy_never_leaves_the_output_folder(model, loras: Path) -> None:
     write(loras, "PEFT folder", golden_models.weights("2b"))
     with pytest.raises(ValueError, match="leads out of ComfyUI's output folder"):

@@ -21,14 +21,14 @@ from transformers import Qwen2TokenizerFast, Qwen3Model
 from transformers import Qwen3Config as TheirQwen3Config
 
 import golden_models
+import vocabulary
 from acestep_pack.acestep_core.models.acestep import AceStep
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.models.layers import AttentionShape, Build
 from acestep_pack.acestep_core.models.qwen3 import Qwen3, Qwen3Config
 from acestep_pack.acestep_core.pipeline.run import Branch, Computed, Run
-from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
+from acestep_pack.acestep_core.song.tokens import Ids
 from acestep_pack.nodes.host.memory import with_attention
-from comfyui import comfyui_path
 
 SIZES = ("2b", "xl")
 # Largest error of one forward of one part, as a part of the output's largest magnitude.
@@ -44,7 +44,6 @@ DIFFUSERS_NAMES = {
     "proj_in.1.": "proj_in_conv.",
     "decoder.proj_out.1.": "decoder.proj_out_conv.",
 }
-TOKENIZER_FOLDER = comfyui_path() / "comfy" / "text_encoders" / "qwen25_tokenizer"
 N_TOKENS = 151_669
 
 TEXT_ENCODER = Qwen3Config(
@@ -191,7 +190,7 @@ def transformers_qwen3() -> Qwen3Model:
 @functools.cache
 def transformers_tokenizer() -> Qwen2TokenizerFast:
     """Return the bundled Qwen tokenizer, appending one end of text as Qwen3-Embedding's tokenizer.json does."""
-    tokenizer = Qwen2TokenizerFast.from_pretrained(TOKENIZER_FOLDER, padding_side="right")
+    tokenizer = Qwen2TokenizerFast.from_pretrained(vocabulary.FOLDER, padding_side="right")
     end = (tokenizer.pad_token, tokenizer.pad_token_id)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
     return tokenizer
@@ -220,7 +219,7 @@ class Reader:
     """The tiny text encoder, as the nodes' one reads."""
 
     def __init__(self) -> None:
-        self.tokenizer = load_tokenizer(TOKENIZER_FOLDER)
+        self.tokenizer = vocabulary.tokenizer()
 
     def states(self, text: Ids) -> Tokens:
         return Tokens(our_qwen3()(text.ids, torch.float32), text.attention_mask)

@@ -14,6 +14,7 @@ from comfy.ldm.ace.ace_step15 import get_silence_latent
 from diffusers import AceStepPipeline
 from torch import Tensor
 
+import vocabulary
 from acestep_pack.acestep_core.audio.level import normalize_peak
 from acestep_pack.acestep_core.constants import frames_for
 from acestep_pack.acestep_core.models.acestep import chunk_context
@@ -27,7 +28,7 @@ from acestep_pack.acestep_core.pipeline.sample import SamplerSettings
 from acestep_pack.acestep_core.pipeline.schedule import custom_schedule, schedule
 from acestep_pack.acestep_core.pipeline.wavelet import Dcw, correct
 from acestep_pack.acestep_core.song.prompts import INSTRUCTIONS
-from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer, lyric_ids
+from acestep_pack.acestep_core.song.tokens import Ids, lyric_ids
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from golden_models import assert_close, model, z
 from parity import peers
@@ -150,7 +151,7 @@ def test_published_silence_equals_comfyuis():
 
 def test_lyrics_the_model_cannot_read_to_their_end_are_refused():
     """The official code cuts them in silence, ComfyUI reads on past what the model was trained with."""
-    tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
+    tokenizer = vocabulary.tokenizer()
     around = lyric_ids(tokenizer, SongSpec()).tokens.ids.shape[1]
     longest = SongSpec(lyrics=" la" * (2048 - around))
     assert lyric_ids(tokenizer, longest).tokens.ids.shape == (1, 2048)
@@ -173,7 +174,7 @@ RECORDING = tasks.Source(z("peer.recording", 1, 250, 64))
 )
 def test_caption_carries_the_instruction_of_its_task(task, codes, expected):
     """ComfyUI writes the cover instruction always; it is right only where codes are given."""
-    tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
+    tokenizer = vocabulary.tokenizer()
     read = []
 
     def states(text: Ids) -> Tokens:

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+import vocabulary
 from acestep_pack.acestep_core.constants import MAX_CAPTION_TOKENS
 from acestep_pack.acestep_core.song.prompts import caption_text, instruction, lyric_text
-from acestep_pack.acestep_core.song.tokens import Ids, caption_ids, load_tokenizer, lyric_ids
+from acestep_pack.acestep_core.song.tokens import Ids, caption_ids, lyric_ids
 from acestep_pack.acestep_core.types import SongSpec
 from golden_models import GOLDEN, assert_close
 from parity import peers
@@ -25,7 +26,7 @@ CAPTIONS = [row["dit_text"] for row in PROMPTS["songs"]]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return load_tokenizer(peers.TOKENIZER_FOLDER)
+    return vocabulary.tokenizer()
 
 
 def song_of(row: dict) -> SongSpec:

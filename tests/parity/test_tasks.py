@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import vocabulary
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding, condition
 from acestep_pack.acestep_core.pipeline.encode import encode
@@ -30,7 +31,7 @@ from acestep_pack.acestep_core.pipeline.tasks import (
     stitch,
     text2music,
 )
-from acestep_pack.acestep_core.song.tokens import Ids, load_tokenizer
+from acestep_pack.acestep_core.song.tokens import Ids
 from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from golden_models import assert_close, model, z
 from parity import peers
@@ -180,7 +181,7 @@ def context(task: Task | None, codes: AudioCodes = NONE, n_frames: int = FRAMES,
 
 def told(task: Task | None, codes: AudioCodes = NONE) -> list[str]:
     """Return every caption the text encoder reads for a song, in order: the task's, then that of the text alone."""
-    tokenizer = load_tokenizer(peers.TOKENIZER_FOLDER)
+    tokenizer = vocabulary.tokenizer()
     read = []
 
     def states(text: Ids) -> Tokens:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from acestep_pack.acestep_core.checkpoints import catalogue, download
-from api_prompts import Prompt, add, assert_fails, cancel_at, failure, node, sketch, text_to_song
+from api_prompts import Prompt, add, assert_fails, cancel_at, failure, node, shipped, sketch, text_to_song
 from client import Client, PromptRejected, Run
 from comfyui import Server
 from hub import HubStandIn, hub_stand_in
@@ -80,9 +80,6 @@ def readable_by_core() -> dict[str, torch.Tensor]:
         ("AceStepLoadModel", {"variant": "xxl"}, "value_not_in_list"),
         ("AceStepLoadTextEncoder", {"text_encoder": "gone/"}, "value_not_in_list"),
         ("AceStepLoadVAE", {"vae": "gone.safetensors"}, "value_not_in_list"),
-        ("AceStepSong", {"language": "tlh"}, "value_not_in_list"),
-        ("AceStepSong", {"key": "H major"}, "value_not_in_list"),
-        ("AceStepSong", {"time_signature": "5"}, "value_not_in_list"),
         ("AceStepSong", {"bpm": 301}, "value_bigger_than_max"),
         ("AceStepSong", {"bpm": -1}, "value_smaller_than_min"),
         ("AceStepSong", {"duration": 600.1}, "value_bigger_than_max"),
@@ -100,6 +97,47 @@ def test_a_value_no_widget_offers_never_starts(client: Client, at: str, inputs: 
     ((refused, details),) = caught.value.node_errors.items()
     assert prompt[refused]["class_type"] == at
     assert [error["type"] for error in details["errors"]] == [kind]
+
+
+@pytest.mark.parametrize("name", ["language", "key", "time_signature"])
+@pytest.mark.parametrize("value", ["tlh", "c", "H major", "7/8", "12/8"])
+def test_a_word_that_is_no_songs_never_starts_and_is_named_with_those_that_are(
+    client: Client, name: str, value: str
+) -> None:
+    prompt = text_to_song(AceStepSong={name: value})
+    with pytest.raises(PromptRejected) as caught:
+        client.run(prompt)
+    ((refused, details),) = caught.value.node_errors.items()
+    assert refused == node(prompt, "AceStepSong")
+    (error, *_) = (error for error in details["errors"] if error["extra_info"]["input_name"] == name)
+    label = name.replace("_", " ")
+    assert error["type"] == "custom_validation_failed"
+    assert error["details"].startswith(f'{name} - {label} "{value}" ')
+
+
+def test_a_language_that_is_none_never_starts_at_the_idea_either(client: Client) -> None:
+    prompt = shipped("03_idea_to_song", AceStepIdea={"language": "tlh"})
+    with pytest.raises(PromptRejected, match='language "tlh" is unknown; use one of ar, az'):
+        client.run(prompt)
+
+
+@pytest.mark.parametrize(
+    ("name", "slot", "kind"),
+    [("bpm", 0, "STRING"), ("key", 2, "INT"), ("instrumental", 6, "FLOAT"), ("caption", 2, "INT")],
+)
+def test_a_wire_that_does_not_fit_the_song_never_starts(client: Client, name: str, slot: int, kind: str) -> None:
+    prompt = text_to_song()
+    info = add(prompt, "AceStepSongInfo", song=[add(prompt, "AceStepExampleSong", style="any", seed=3), 0])
+    prompt[node(prompt, "AceStepSong")]["inputs"][name] = [info, slot]
+    with pytest.raises(PromptRejected, match=rf'"{name}" takes .* and is connected to {kind}; connect another output'):
+        client.run(prompt)
+
+
+@pytest.mark.parametrize(("name", "value"), [("key", "c"), ("time_signature", "7/8"), ("language", "Klingon")])
+def test_a_wrong_word_that_arrives_over_a_wire_fails_at_the_song(client: Client, name: str, value: str) -> None:
+    prompt = text_to_song()
+    prompt[node(prompt, "AceStepSong")]["inputs"][name] = [add(prompt, "PrimitiveString", value=value), 0]
+    assert_fails(client, prompt, "AceStepSong", f'{name.replace("_", " ")} "{value}"')
 
 
 # Refused by our nodes.

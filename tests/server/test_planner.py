@@ -93,9 +93,8 @@ def test_a_song_is_planned_and_sung_at_the_length_asked(server: Server, client: 
 def test_an_idea_becomes_a_song_of_the_length_the_planner_chose(server: Server, client: Client) -> None:
     # The words of a random planner never end, and are more than the text encoder reads; drawn ones cost twice as much.
     said = {"instrumental": True, "temperature": 0.0}
-    prompt = shipped(
-        "03_idea_to_song", AceStepIdea=said, AceStepPlan={"think_caption": False}, AceStepSample={"steps": 1}
-    )
+    plan = {"think_caption": False, "temperature": 0.0}
+    prompt = shipped("03_idea_to_song", AceStepIdea=said, AceStepPlan=plan, AceStepSample={"steps": 1})
     info = add(prompt, "AceStepSongInfo", song=link(prompt, "AceStepIdea"))
     language, duration = (add(prompt, "PreviewAny", source=[info, slot]) for slot in (5, 6))
     run = client.run(prompt)
@@ -202,6 +201,7 @@ def test_codes_saved_are_the_codes_loaded(server: Server, client: Client) -> Non
 def test_text_is_read_as_the_codes_it_was_written_from(client: Client) -> None:
     (text,) = codes_of(client, planned())
     assert codes_of(client, read_back(text.replace("><", "> \n<") + "\n\n" + text)) == [text, text]
+    assert codes_of(client, read_back(text.replace("><", "> \r\n<") + "\r\n \r\n" + text)) == [text, text]
 
 
 # Bad input: one clear sentence at the node.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -223,3 +224,66 @@ def test_a_song_taken_apart_is_the_song_that_was_put_in(client: Client) -> None:
         "",
         "12.5",
     ]
+
+
+WORDS = ("language", "key", "time_signature")
+FIELDS = ("caption", "lyrics", "bpm", "key", "time_signature", "language", "duration")  # of Song Info, in order
+
+
+def fields_of(client: Client, prompt: Prompt, song: list) -> list[str]:
+    """Return what Song Info says of a song."""
+    info = add(prompt, "AceStepSongInfo", song=song)
+    shown = [add(prompt, "PreviewAny", source=[info, slot]) for slot in range(len(FIELDS))]
+    run = client.run(prompt)
+    assert run.ok, run.errors
+    return [run.outputs[each]["text"][0] for each in shown]
+
+
+def blank_song(prompt: Prompt, **inputs: Any) -> list:
+    """Add a song of which everything is left open but inputs; return a link to it."""
+    blank = {"caption": "", "lyrics": "", "bpm": 0, "duration": 0.0} | dict.fromkeys(WORDS, "auto")
+    return [add(prompt, "AceStepSong", **(blank | {"instrumental": False} | inputs)), 0]
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"language": "ja", "bpm": 97, "key": "E♭ minor", "time_signature": "6", "duration": 12.5}]
+)
+def test_a_song_taken_apart_and_put_together_again_is_the_same(client: Client, told: dict[str, Any]) -> None:
+    prompt: Prompt = {}
+    info = add(prompt, "AceStepSongInfo", song=blank_song(prompt, caption="drone", lyrics="la", **told))
+    again = blank_song(prompt, **{name: [info, slot] for slot, name in enumerate(FIELDS)})
+    found = fields_of(client, prompt, again)
+    expected = {"caption": "drone", "lyrics": "la", "bpm": 0, "duration": 0.0} | told
+    assert found == [str(expected.get(name, "")) for name in FIELDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling", "value"),
+    [
+        ("key", "f# min", "F# minor"),
+        ("key", "Bb", "Bb major"),
+        ("time_signature", "6/8", "6"),
+        ("time_signature", 4, "4"),
+        ("language", "en-US", "en"),
+        ("language", "Japanese", "ja"),
+        ("key", "", ""),
+        ("language", "Auto", ""),
+    ],
+)
+@pytest.mark.parametrize("wired", [False, True])
+def test_a_word_may_be_spelled_in_any_certain_way_typed_or_wired(
+    client: Client, name: str, spelling: str | int, value: str, wired: bool
+) -> None:
+    prompt: Prompt = {}
+    given = [add(prompt, "PrimitiveString", value=str(spelling)), 0] if wired else spelling
+    found = fields_of(client, prompt, blank_song(prompt, **{name: given}))
+    assert found[FIELDS.index(name)] == value
+
+
+def test_what_song_info_says_fits_inputs_for_text(client: Client) -> None:
+    prompt: Prompt = {}
+    told = {"key": "F# minor", "time_signature": "3", "language": "ja"}
+    info = add(prompt, "AceStepSongInfo", song=blank_song(prompt, **told))
+    for name, value in told.items():
+        captioned = blank_song(prompt, caption=[info, FIELDS.index(name)])
+        assert fields_of(client, dict(prompt), captioned)[0] == value
