@@ -37,11 +37,14 @@ def classes() -> Mapping[str, type]:
     return dict(nodes.NODE_CLASS_MAPPINGS)
 
 
-def inputs(node_id: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """Return the inputs of a node as ComfyUI states them: type and options by name, required ones first."""
+def inputs(node_id: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return the inputs of a node: type and options by name, required ones first; lists of choices are "COMBO"."""
     stated = classes()[node_id].INPUT_TYPES()
-    both = {**stated.get("required", {}), **stated.get("optional", {})}
-    return {name: (given[0], given[1] if len(given) > 1 else {}) for name, given in both.items()}
+    made = {}
+    for name, (kind, *options) in {**stated.get("required", {}), **stated.get("optional", {})}.items():
+        known = dict(options[0]) if options else {}
+        made[name] = (kind, known) if isinstance(kind, str) else ("COMBO", {"options": kind, **known})
+    return made
 
 
 def required(node_id: str) -> set[str]:
@@ -68,7 +71,7 @@ def run(node_id: str, **given: Any) -> tuple[Any, ...]:
     """Return the outputs of a node: given inputs, and of the others that are required the defaults of their widgets."""
     cls = classes()[node_id]
     stated = inputs(node_id)
-    filled = {name: _default(*stated[name]) for name in stated if name in required(node_id) and name not in given}
+    filled = {name: _default(name, *stated[name]) for name in stated if name in required(node_id) and name not in given}
     if hasattr(cls, "define_schema"):
         made = cls.PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(**filled, **given)
         return tuple(made.result or ()) if hasattr(made, "result") else tuple(made)
@@ -76,17 +79,17 @@ def run(node_id: str, **given: Any) -> tuple[Any, ...]:
     return tuple(made.get("result", ())) if isinstance(made, dict) else tuple(made)
 
 
-def _default(kind: Any, options: Mapping[str, Any]) -> Any:
-    choices = kind if isinstance(kind, list) else options.get("options")
+def _default(name: str, kind: str, options: Mapping[str, Any]) -> Any:
+    choices = options.get("options")
     if kind == "COMFY_DYNAMICCOMBO_V3":
-        return {"key": choices[0]["key"]}
+        return {name: choices[0]["key"]}
     if choices:
         return options.get("default", choices[0])
     return options.get("default", {"STRING": "", "BOOLEAN": False, "COMFY_AUTOGROW_V3": {}}.get(kind))
 
 
-def _kinds(kind: Any) -> set[str]:
-    return set(kind.split(",")) if isinstance(kind, str) else set()
+def _kinds(kind: str) -> set[str]:
+    return set(kind.split(","))
 
 
 def _nested(options: Any) -> set[str]:

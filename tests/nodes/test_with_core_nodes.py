@@ -104,6 +104,19 @@ SOUND = {"waveform": 0.1 * z("sound", 2, 2, 48_000), "sample_rate": 48_000}
 PICTURE = z("picture", 1, 64, 64, 3).sigmoid()
 
 
+class FilmVae:
+    """Stands for the VAE of a picture or film model, which many nodes ask for before they write what we do not read."""
+
+    latent_channels = 16
+    downscale_ratio = 8
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return torch.zeros(1, 16, 1, 8, 8)
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+
 def region() -> Tensor:
     return AceStepRegion.execute(SONG, 0.4, 0.8, "seconds", 0.0, False).result[0]
 
@@ -141,7 +154,7 @@ def adapter() -> dict[str, Tensor]:
     return made
 
 
-LORA, HYPERNETWORK, PNG, WAV = "voice.safetensors", "hyper.pt", "picture.png", "sound.wav"
+LORA, HYPERNETWORK, PNG, FLAC = "voice.safetensors", "hyper.pt", "picture.png", "sound.flac"
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +218,10 @@ def is_ours(error: Exception) -> bool:
     trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return isinstance(error, ValueError) and Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACK_ROOT / "nodes")
+    file = Path(trace.tb_frame.f_code.co_filename)
+    return isinstance(error, ValueError) and any(
+        file.is_relative_to(PACK_ROOT / part) for part in ("nodes", "acestep_core")
+    )
 
 
 def seen(attempt: Callable[[], str]) -> str:
@@ -213,7 +229,6 @@ def seen(attempt: Callable[[], str]) -> str:
     try:
         return attempt()
     except Exception as error:
-        assert not is_ours(error) or "\n" not in str(error)
         return "refused" if is_ours(error) else "fails in core"
 
 
@@ -268,7 +283,7 @@ GIVEN: dict[str, Callable[[], dict]] = {
     "PerpNeg": lambda: {"empty_conditioning": song("empty")},
     "SAM3_Detect": lambda: {"conditioning": song()},
     "SAM3_VideoTrack": lambda: {"conditioning": song()},
-    "SelfAttentionGuidance": dict,
+    "HiDreamO1PatchSeamSmoothing": lambda: {"start_percent": 0.0, "end_percent": 1.0},
 }
 
 
@@ -276,10 +291,15 @@ def filled(node: str, model, **more: object) -> dict:
     """Return the inputs of a node: what GIVEN says, and ours for the required sockets."""
     fill = {
         **{"MODEL": model.clone(), "CONDITIONING": song(), "LATENT": SONG, "IMAGE": PICTURE, "AUDIO": SOUND},
-        **{"MASK": region(), "SIGMAS": torch.tensor([1.0, 0.5, 0.0])},
+        **{"MASK": region(), "SIGMAS": torch.tensor([1.0, 0.5, 0.0]), "VAE": FilmVae()},
     }
-    given = {**more, **GIVEN.get(node, dict)()}
-    for name, (kind, _) in core_nodes.inputs(node).items():
+    stated = core_nodes.inputs(node)
+    small = {"width": 64, "height": 64, "length": 5, "batch_size": 1}  # of films
+    given = {
+        name: size for name, size in small.items() if name in stated and "VAE" in [kind for kind, _ in stated.values()]
+    }
+    given |= {**GIVEN.get(node, dict)(), **more}
+    for name, (kind, _) in stated.items():
         if kind in fill and name in core_nodes.required(node):
             given.setdefault(name, fill[kind])
     return given
@@ -306,10 +326,15 @@ def decoder_calls(model) -> Iterator[list[int]]:
     watch.remove()
 
 
-def changed(model, made, **given: object) -> str:
+@functools.cache
+def plain_of(model, steps: int) -> tuple[Tensor, list[str]]:
+    return ours(model, steps=steps)
+
+
+def changed(model, made, steps: int = STEPS, **given: object) -> str:
     """Return what a MODEL made of ours shows under our sampler."""
-    plain, usual = ours(model, **given)
-    samples, warnings = ours(made, **given)
+    plain, usual = ours(model, steps=steps, **given) if given else plain_of(model, steps)
+    samples, warnings = ours(made, steps=steps, **given)
     assert torch.isfinite(samples).all()
     extra = [warning for warning in warnings if warning not in usual]
     if not close(samples, plain):
@@ -318,6 +343,24 @@ def changed(model, made, **given: object) -> str:
         return "told"
     assert torch.equal(samples, plain)
     return "no effect"
+
+
+def merged(node: str, other) -> dict:
+    """Return what a merge takes beside the first model: the second, and halves."""
+    stated = core_nodes.inputs(node)
+    if "model2" not in stated:
+        return {}
+    return {"model2": other.clone(), **{name: 0.5 for name, (kind, _) in stated.items() if kind == "FLOAT"}}
+
+
+def all_at_half(model) -> dict[str, float]:
+    """Return the strength of a merge for every weight of the network."""
+    return {f"diffusion_model.{name}": 0.5 for name, _ in model.model.diffusion_model.named_parameters()}
+
+
+MERGES_OF_OTHERS = {node for node in said("MODEL") if node.startswith("ModelMerge")} - {
+    *("ModelMergeSimple", "ModelMergeBlocks", "ModelMergeAdd", "ModelMergeSubtract")
+}
 
 
 def masked() -> dict:
@@ -375,7 +418,11 @@ MODEL_ENDS: dict[str, Callable] = {
     "ModelSave": lambda model, other, folder: as_in_the_file("ModelSave", model, folder),
     "CheckpointSave": lambda model, other, folder: as_in_the_file("CheckpointSave", model, folder, clip=None, vae=None),
     "LoraSave": lambda model, other, folder: saves_a_lora(model, other, folder),
-    "GetICLoRAParameters": lambda model, other, folder: "no effect" if run("GetICLoRAParameters", model=model) else "",
+    "GetICLoRAParameters": lambda model, other, folder: (
+        "no effect"
+        if run("GetICLoRAParameters", **dict.fromkeys(core_nodes.inputs("GetICLoRAParameters"), model))
+        else ""
+    ),
 }
 
 
@@ -403,11 +450,12 @@ def test_a_node_on_the_model_does_what_the_page_says(base, other, folders: Path,
             return "nothing"
         if "MODEL" not in [kind for kind, _ in core_nodes.inputs(row.node).values()]:
             return changed(base, of_the_loader())
-        more = {"model2": other.clone()} if "model2" in core_nodes.inputs(row.node) else {}
-        made = patched(row.node, base, **more)
+        made = patched(row.node, base, **merged(row.node, other))
         given = {"latent_in": masked()} if row.node == "DifferentialDiffusion" else {}
         if "Cache" in row.node:
             given["steps"] = 8
+        if row.node in MERGES_OF_OTHERS:  # as ModelMergeBlocks, which is sampled
+            return "works" if all_at_half(base) == {key: patches[0][0] for key, patches in made.patches.items()} else ""
         return changed(base, made, **given)
 
     assert seen(attempt) == row.status
@@ -441,7 +489,7 @@ def test_a_scaled_noise_leaves_the_shift_alone(base) -> None:
 
 
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
-@pytest.mark.parametrize("method", ["apg", "adg", "cfg"])
+@pytest.mark.parametrize("method", ["apg", "cfg"])
 def test_cfg_override_is_the_guidance_of_that_part(base, cfg: float, method: str) -> None:
     options = run_options(guidance_method=method)
     whole = run("CFGOverride", model=base, cfg=cfg)[0]
@@ -481,7 +529,7 @@ def run_options(**given: object):
     from acestep_pack.nodes.sample import AceStepSamplerOptions
 
     inputs = {each.id: each.default for each in AceStepSamplerOptions.GET_SCHEMA().inputs if hasattr(each, "default")}
-    inputs.pop("morph_from")
+    inputs.pop("morph_from", None)
     return AceStepSamplerOptions.execute(**{**inputs, **given}).result[0]
 
 
@@ -630,6 +678,8 @@ def with_sampler(node: str, model) -> str:
     """Run it twice: the same seed is the same sound."""
     given = {"model": model} if "model" in core_nodes.inputs(node) else {}
     levels = torch.tensor([1.0, 0.75, 0.5, 0.0])
+    if node == "SamplerDPMAdaptative":
+        given |= {"rtol": 0.5, "atol": 0.5}  # fewer steps
     first, second = (custom(model, sampler=run(node, **given)[0], sigmas=levels) for _ in range(2))
     assert torch.isfinite(first).all()
     return "works" if torch.equal(first, second) and not close(first, custom(model)) else "no effect"
@@ -657,8 +707,8 @@ def decoded(vae) -> dict:
 
 AUDIO_GIVEN: dict[str, Callable[[dict], dict]] = {
     "EmptyAudio": lambda sound: {"duration": 1.0},
-    "LoadAudio": lambda sound: {"audio": WAV},
-    "RecordAudio": lambda sound: {"audio": WAV},
+    "LoadAudio": lambda sound: {"audio": FLAC},
+    "RecordAudio": lambda sound: {"audio": FLAC},
     "TrimAudioDuration": lambda sound: {"start_index": 0.2, "duration": 0.5},
     "JoinAudioChannels": lambda sound: dict(
         zip(("audio_left", "audio_right"), run("SplitAudioChannels", audio=sound), strict=True)
@@ -686,14 +736,16 @@ def test_a_node_of_sound_does_what_the_page_says(base, vae, folders: Path, row: 
 
     def attempt() -> str:
         if row.node in ("LoadAudio", "RecordAudio"):
-            AceStepSave.execute(sound, "kept", "wav")
-            next((folders / "output").glob("kept*.wav")).rename(folders / "input" / WAV)
+            AceStepSave.execute(sound, "kept", "flac")
+            next((folders / "output").glob("kept*.flac")).rename(folders / "input" / FLAC)
         given = AUDIO_GIVEN.get(row.node, lambda sound: {})(sound)
         for name, (kind, _) in core_nodes.inputs(row.node).items():
             fill = {"AUDIO": sound, "LATENT": SONG, "VAE": vae, "MODEL": base, "CONDITIONING": song()}
             if kind in fill and name not in given:
                 given[name] = fill[kind]
         made = run(row.node, **given)
+        if "LATENT" in core_nodes.outputs(row.node):
+            assert made[0]["samples"].shape[:2] == (2, CHANNELS)
         if row.node in SAVERS:
             assert any(folders.rglob("*ComfyUI*"))
         sounds = [each for each, kind in zip(made, core_nodes.outputs(row.node), strict=True) if kind == "AUDIO"]
@@ -714,30 +766,39 @@ MASK_GIVEN: dict[str, Callable[[], dict]] = {
     "MaskComposite": lambda: {"x": 0, "y": 0, "operation": "or"},
     "SolidMask": lambda: {"value": 1.0, "width": FRAMES, "height": 1},
     "BatchMasksNode": lambda: {"masks": {"mask0": region(), "mask1": region()}},
-    **dict.fromkeys(("LoadImage", "LoadImageOutput"), lambda: {"image": PNG}),
+    "LoadImage": lambda: {"image": PNG},
+    "LoadImageOutput": lambda: {"image": f"{PNG} [output]"},
     "LoadImageMask": lambda: {"image": PNG, "channel": "red"},
     "PorterDuffImageComposite": lambda: {"source_alpha": PICTURE[..., 0], "destination_alpha": PICTURE[..., 0]},
     "LatentCompositeMasked": lambda: {"x": 0, "y": 0, "mask": region()},
-    "SAM3_Detect": dict,
     "SAM3_VideoTrack": lambda: {"initial_mask": region()},
+    "VAEEncodeForInpaint": lambda: {"mask": PICTURE[..., 0]},
     "InpaintModelConditioning": lambda: {"pixels": PICTURE, "mask": PICTURE[..., 0]},
-    "WanMoveTracksFromCoords": lambda: {"track_coords": "[]"},
+    "VOIDInpaintConditioning": lambda: {"video": PICTURE.repeat(5, 1, 1, 1), "quadmask": PICTURE[..., 0]},
+    "WanMoveTracksFromCoords": lambda: {"track_coords": '[[{"x": 1, "y": 2}]]', "track_mask": PICTURE[..., 0]},
+    **dict.fromkeys(
+        ("ConditioningSetProperties", "ConditioningSetPropertiesAndCombine"),
+        lambda: {"cond_NEW": song("two"), "mask": region()},
+    ),
+    **dict.fromkeys(
+        ("PairConditioningSetProperties", "PairConditioningSetPropertiesAndCombine"),
+        lambda: {"positive_NEW": song("two"), "mask": region()},
+    ),
 }
 
 
 def repainted(mask: Tensor) -> str:
-    AceStepRepaint.execute(SONG, mask, "balanced", 0.5)
+    source = latent(SONG["samples"].transpose(1, 2).expand(len(mask), -1, -1))
+    AceStepRepaint.execute(source, mask, "balanced", 0.5)
     return "works"
 
 
 @pytest.mark.parametrize("row", rows("MASK"))
-def test_a_mask_node_does_what_the_page_says(base, vae, folders: Path, row: Said) -> None:
+def test_a_mask_node_does_what_the_page_says(base, folders: Path, row: Said) -> None:
     def attempt() -> str:
         if row.node.startswith("LoadImage"):
             write_picture(folders, row.node)
         given = filled(row.node, base, **MASK_GIVEN.get(row.node, dict)())
-        if "vae" in core_nodes.required(row.node):
-            given["vae"] = vae
         made = run(row.node, **given)
         by_kind = dict(zip(core_nodes.outputs(row.node), made, strict=True))
         if "MASK" in by_kind:
@@ -747,7 +808,9 @@ def test_a_mask_node_does_what_the_page_says(base, vae, folders: Path, row: Said
             positive = made[core_nodes.outputs(row.node).index("CONDITIONING")]
             same = torch.equal(ours(base, positive)[0], ours(base)[0])
             return "no effect" if same else "works"
-        return "works"
+        if "LATENT" in by_kind:
+            ours(base, latent_in=by_kind["LATENT"])
+        return "no effect" if "TRACKS" in by_kind else "works"
 
     assert seen(attempt) == row.status
 
