@@ -269,8 +269,8 @@ def _with_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwar
     finally:
         del options[SAMPLING_KEY]
     _remember(guider.conds.get("positive") or (), samples)
-    for warning in unread_warnings(sampling):
-        progress.log.warning(warning)
+    if sampling.at is None and sampling.unread:  # our own sampler tells it itself
+        progress.warn("\n".join(unread_warnings(sampling)))
     return samples
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
 import comfy.model_management as mm
 import comfy.utils
+from comfy_execution.utils import get_executing_context
 
 log = logging.getLogger("acestep")
 
@@ -14,6 +16,14 @@ log = logging.getLogger("acestep")
 def raise_if_interrupted() -> None:
     """Raise ComfyUI's interruption if the user has cancelled."""
     mm.throw_exception_if_processing_interrupted()
+
+
+def warn(text: str) -> None:
+    """Log a warning, and show it on the node that is running, whoever made that node."""
+    log.warning(text)
+    context, server = get_executing_context(), sys.modules.get("server")
+    if context is not None and server is not None:
+        server.PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def of_steps(total: int) -> Callable[[int], None]:

@@ -103,9 +103,7 @@ NODES: dict[str, Callable[[list, list], list]] = {
         *other,
     ],
     "ConditioningSetAreaPercentageVideo": lambda one, other: [
-        *nodes_video_model.ConditioningSetAreaPercentageVideo.execute(one, 1.0, 1.0, 0.5, 0.0, 0.0, 0.25, 1.0).result[
-            0
-        ],
+        *nodes_video_model.ConditioningSetAreaPercentageVideo().append(one, 1.0, 1.0, 0.5, 0.0, 0.0, 0.25, 1.0)[0],
         *other,
     ],
     "ConditioningSetAreaStrength": lambda one, other: [

@@ -6,15 +6,18 @@ The reference is the core's own loop over networks whose weights were changed by
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import comfy.context_windows
 import comfy.hooks
 import comfy.samplers
 import pytest
 import torch
+from comfy_execution.utils import CurrentNodeContext
 from comfy_extras import nodes_context_windows, nodes_hooks
 from torch import Tensor
 
@@ -28,6 +31,7 @@ from acestep_pack.acestep_core.pipeline.run import Branch, Run
 from acestep_pack.acestep_core.pipeline.takes import Request, noise_of
 from acestep_pack.acestep_core.pipeline.tasks import Source, cover, text2music
 from acestep_pack.acestep_core.types import AudioCodes
+from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host.conditioning import conditioning_of
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.latents import Origins, latent
@@ -327,3 +331,31 @@ def test_core_switches_in_the_same_step_as_we_do(model, strength: float, n_steps
         model.model_options, torch.zeros_like(given[0]), disable_pbar=True, seed=5,
     )  # fmt: skip
     assert_same(theirs, ours)
+
+
+# What is on a MODEL without effect.
+
+WITHOUT_EFFECT = {
+    "patches": {"attn1_patch": [print]},
+    "patches_replace": {"dit": {("double_block", 0): print}},
+    "rope_options": {"scale_x": 2.0},
+    "optimized_attention_override": print,
+}
+
+
+@pytest.mark.parametrize("key", models.UNREAD)
+def test_what_has_no_effect_is_told_on_the_node_that_samples(model, monkeypatch, caplog, key: str) -> None:
+    """On core's samplers too: they have no text of ours, so it comes as the text of a running node."""
+    shown: list[tuple[str, str]] = []
+    server = SimpleNamespace(send_progress_text=lambda text, node_id: shown.append((node_id, text)))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
+    patcher = model.clone()
+    patcher.model_options["transformer_options"][key] = WITHOUT_EFFECT[key]
+    sentence = f"the MODEL carries {models.UNREAD[key]}, which have no effect on ACE-Step"
+    with CurrentNodeContext("prompt", "12"):
+        changed = under_core(patcher, song(), song(), 1.0, noise())
+    assert shown == [("12", sentence)]
+    assert sentence in caplog.text
+    assert torch.equal(changed, under_core(model, song(), song(), 1.0, noise()))
+    ours = generate(patcher, song(), latent(torch.zeros(1, N_FRAMES, CHANNELS)), Request(n_steps=1))
+    assert sentence in ours.warnings
