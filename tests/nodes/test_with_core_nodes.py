@@ -530,6 +530,12 @@ def run_options(**given: object):
     return AceStepSamplerOptions.execute(**{**inputs, **given}).result[0]
 
 
+def test_a_film_with_its_sound_is_no_latent_of_a_song(base) -> None:
+    both = run("LTXVConcatAVLatent", video_latent=SONG, audio_latent=SONG)[0]
+    with pytest.raises(ValueError, match=r"this latent is a film with its sound, ACE-Step 1\.5 needs"):
+        ours(base, latent_in=both)
+
+
 # GUIDER.
 
 GUIDERS: dict[str, Callable] = {
