@@ -8,6 +8,7 @@ import comfy.model_sampling
 import torch
 
 from ...acestep_core.constants import LATENT_CHANNELS
+from ...acestep_core.pipeline.schedule import MAX_SHIFT
 from ...acestep_core.pipeline.takes import Request, Takes, check_morph, prepare
 from ...acestep_core.pipeline.tasks import Task
 from ...acestep_core.types import in_turn
@@ -15,7 +16,7 @@ from . import memory, progress
 from .conditioning import Prompt
 from .guider import run
 from .latents import ACESTEP_KEY, latent, latent_mask, latent_samples
-from .model import require_ours, unread_warnings, windows_over_time
+from .model import check_flow, require_ours, unread_warnings, windows_over_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,11 @@ def _with_surroundings(patcher, request: Request, n_items: int, n_plans: int) ->
     """Return a request with what other nodes have put on the MODEL and the latent, and what of that is not followed.
 
     n_items: of the latent, where they are empty or what is sampled into.
+
+    Raises ValueError for a node on the MODEL that sets other noise than a flow's, or a shift out of range.
     """
     told = []
+    check_flow(patcher)
     shift = _shift_on(patcher)
     if shift is not None and not request.shift:
         request = replace(request, shift=shift)
@@ -89,6 +93,8 @@ def _unheeded(patcher, latent_in: dict, task: Task) -> list[str]:
         told.append(f"the latent's noise mask has no effect: the {task.name} says what is generated")
     elif masked and "denoise_mask_function" in patcher.model_options:
         told.append("DifferentialDiffusion has no effect here: this sampler blends by the mask itself")
+    if getattr(patcher.get_model_object("model_sampling"), "noise_scale", 1.0) != 1:
+        told.append("ModelNoiseScale has no effect here: this sampler draws its own noise")
     order = list(latent_in.get("batch_index") or range(n_items))
     if order != list(range(n_items)) and not latent_in["samples"].any():
         told.append("which noise each empty item should get (batch_index) has no effect: seeds tell that")
@@ -96,15 +102,25 @@ def _unheeded(patcher, latent_in: dict, task: Task) -> list[str]:
 
 
 def _shift_on(patcher) -> float | None:
-    """Return the shift that a ModelSampling node has put on a MODEL, None without one."""
+    """Return the shift that a ModelSampling node has put on a MODEL, None without one.
+
+    Raises ValueError for one that our schedules do not reach.
+    """
     sampling = patcher.object_patches.get("model_sampling")
-    if sampling is None:
+    # ModelNoiseScale makes the model's own again, with the model's own shift.
+    if sampling is None or type(sampling) is patcher.model.own_sampling:
         return None
     if isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
-        return float(sampling.shift)
-    # Any other that shifts a flow: at half of the steps the level is shift / (shift + 1).
-    half = float(sampling.percent_to_sigma(0.5))
-    return half / (1 - half)
+        shift = float(sampling.shift)
+    else:  # any other that shifts a flow: at half of the steps the level is shift / (shift + 1)
+        half = float(sampling.percent_to_sigma(0.5))
+        shift = half / (1 - half)
+    if not 0 < shift <= MAX_SHIFT:
+        raise ValueError(
+            f"a node on the MODEL sets shift {shift:g}, it must be above 0 and at most {MAX_SHIFT:g}; change it, or "
+            "remove the node"
+        )
+    return shift
 
 
 def _sample(patcher, prompt: Prompt, morph_from: Prompt | None, takes: Takes) -> tuple[torch.Tensor, str, list[str]]:

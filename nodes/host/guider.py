@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import comfy.model_sampling
 import comfy.samplers
@@ -31,6 +32,7 @@ class AceStepGuider(comfy.samplers.CFGGuider):
     def __init__(self, model_patcher, guidance: Guidance, shift: float) -> None:
         super().__init__(model_patcher)
         self.guidance, self.shift = guidance, shift
+        self.cfg = guidance.scale  # core's own field, which a node on the MODEL may set for a call (CFGOverride)
         self.guide: Guide | MorphGuide = Guide(guidance)
         self.at = Evaluation(t=1.0, step=0)
         self.sampling = Sampling()  # of this run, once it has begun
@@ -63,11 +65,12 @@ class AceStepGuider(comfy.samplers.CFGGuider):
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the predicted data of latents x [B, 64, T] under guidance."""
         options = dict(model_options or {})
-        applies = self.guidance.applies_at(self.at.t)
+        guidance = self.guide.guidance = replace(self.guidance, scale=self.cfg)
+        applies = guidance.applies_at(self.at.t)
         if applies:
             # A guidance function that another node has put on the MODEL goes first.
             options.setdefault("sampler_cfg_function", self._combine)
-        scale = self.guidance.scale if applies else 1.0
+        scale = guidance.scale if applies else 1.0
         which = "_from" if self.at.origin else ""
         positive, negative = self.conds[f"positive{which}"], self.conds[f"negative{which}"]
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, negative, positive, scale, options, seed)

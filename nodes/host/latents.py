@@ -115,10 +115,12 @@ def latent_samples(value: Mapping) -> torch.Tensor:
     Raises ValueError for a latent of another model, an empty one, or one that holds NaN.
     """
     samples = value["samples"]
-    if samples.ndim != 3 or samples.shape[1] != LATENT_CHANNELS:
+    # A film's latent with its sound (LTXVConcatAVLatent) is several tensors in one object.
+    shape = list(samples.shape) if isinstance(samples, torch.Tensor) else []
+    if len(shape) != 3 or shape[1] != LATENT_CHANNELS:
         raise ValueError(
-            f"this latent is {tuple(samples.shape)}, ACE-Step 1.5 needs [takes, {LATENT_CHANNELS}, frames]; "
-            'make it with "ACE-Step Encode Song"'
+            f"this latent is {tuple(shape) or 'a film with its sound'}, ACE-Step 1.5 needs "
+            f'[takes, {LATENT_CHANNELS}, frames]; make it with "ACE-Step Encode Song"'
         )
     if not samples.numel():
         raise ValueError("this latent is empty: it has no takes or no frames")

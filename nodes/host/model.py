@@ -31,6 +31,8 @@ from . import folders, memory, progress
 from .conditioning import ENCODING_KEY, ROWS_KEY, encoding_of
 from .latents import ACESTEP_KEY, fitted_mask
 
+# How far a noise level may be off by rounding.
+LEVEL_ERROR = 1e-4
 # In transformer_options, for as long as a sampling lasts.
 SAMPLING_KEY = "acestep_sampling"
 # In transformer_options of one call of the model.
@@ -168,6 +170,7 @@ class AceStepModel(comfy.model_base.ACEStep15):
         self.variant, self.variant_known = file.variant, file.variant_known
         self.alignment_heads = file.alignment_heads
         self.silence = silence
+        self.own_sampling = type(self.model_sampling)  # what ModelSampling nodes put another in place of
 
     def extra_conds(self, **kwargs):
         """Return the one condition our network takes, from our conditioning or from core's own."""
@@ -243,13 +246,14 @@ def require_ours(patcher) -> AceStepModel:
     return patcher.model
 
 
-def _with_sampling(executor, noise, *args, **kwargs):
+def _with_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     """Wrap core's outer sample: give it a Sampling, take it away however it ends, and remember what core sampled.
 
-    Raises ValueError for a MODEL whose noise is not a flow's.
+    Raises ValueError for a MODEL or SIGMAS whose noise is not a flow's.
     """
     guider = executor.class_obj
-    _check_flow(guider.model_patcher)
+    check_flow(guider.model_patcher)
+    _check_levels(sigmas)
     if len(noise) > 1 and windows_over_time(guider.model_options, noise.shape[-1]):
         raise ValueError(
             'core\'s context windows take one item of a batch at a time; make one take, or use "ACE-Step Sampler", '
@@ -261,7 +265,7 @@ def _with_sampling(executor, noise, *args, **kwargs):
     options = guider.model_options.setdefault("transformer_options", {})
     sampling = options[SAMPLING_KEY] = Sampling()
     try:
-        samples = executor(noise, *args, **kwargs)
+        samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         del options[SAMPLING_KEY]
     _remember(guider.conds.get("positive") or (), samples)
@@ -281,13 +285,27 @@ def windows_over_time(model_options: dict, n_frames: int) -> bool:
     return handler is not None and handler.dim != 0 and n_frames > handler.context_length
 
 
-def _check_flow(patcher) -> None:
+def check_flow(patcher) -> None:
     """Raise ValueError for a MODEL with a ModelSampling node that turns its velocities into something else."""
     sampling = patcher.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.CONST):
         raise ValueError(
             "a node has set this MODEL to another kind of noise than ACE-Step was trained on; remove it "
             "(ModelSamplingDiscrete, ModelSamplingContinuousEDM, ModelSamplingContinuousV, ModelSamplingStableCascade)"
+        )
+
+
+def _check_levels(sigmas: torch.Tensor) -> None:
+    """Raise ValueError for SIGMAS outside 1 to 0, or that end at 1, where core divides by 1 - sigma."""
+    if len(sigmas) and float(sigmas.max()) > 1 + LEVEL_ERROR:
+        raise ValueError(
+            f"the SIGMAS begin at {float(sigmas.max()):.3g}, they are of another kind of model; noise levels of "
+            "ACE-Step go from 1 to 0: make them with BasicScheduler"
+        )
+    if len(sigmas) and float(sigmas[-1]) > 1 - LEVEL_ERROR:
+        raise ValueError(
+            "the SIGMAS end at 1, which is nothing but noise; let them fall towards 0 (without FlipSigmas, and with a "
+            "SplitSigmas step above 0)"
         )
 
 
