@@ -77,13 +77,13 @@ def factors(part: str) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def network(part: str = "", strength: float = 1.0) -> AceStep:
-    """The golden network, one weight of it changed by hand."""
+def network(part: str = "", strength: float = 1.0, other: str = "") -> AceStep:
+    """The golden network, one weight of it or two changed by hand."""
     made = golden_models.AceStep(golden_models.config("2b")).eval()
     made.load_state_dict(golden_models.weights("2b"))
-    if part:
-        up, down = factors(part)
-        made.get_parameter(f"{PARTS[part]}.weight").add_(strength * up @ down)
+    for each in filter(None, (part, other)):
+        up, down = factors(each)
+        made.get_parameter(f"{PARTS[each]}.weight").add_(strength * up @ down)
     return made
 
 
@@ -164,17 +164,26 @@ def test_a_hook_on_the_prompt_does_not_reach_the_side_without(model, part: str) 
 
 
 def test_a_hook_whose_strength_changes_acts_with_each_strength_in_its_steps(model) -> None:
-    keyframes = comfy.hooks.HookKeyframeGroup()
+    keyframes = None
     for strength, start in ((1.0, 0.0), (0.5, 0.2), (0.0, 0.45), (1.5, 0.7)):
-        keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
+        (keyframes,) = HOOKS["CreateHookKeyframe"]().create_hook_keyframe(strength, start, keyframes)
     for part in ("cross keys and values", "condition", "step modulations"):
-        hooks = hook(part)
-        hooks.set_keyframes_on_hooks(keyframes)
+        (hooks,) = HOOKS["SetHookKeyframes"]().set_hook_keyframes(hook(part), keyframes)
         (positive,) = HOOKS["ConditioningSetProperties"]().set_properties(song(), 1.0, "default", hooks=hooks)
         networks = [network(part, strength) for strength in (1.0, 0.5, 0.0, 1.5)]
         expected = by_hand(noise(), networks, model.model.silence, 1.0)
         assert_same(under_ours(model, positive, 1.0, noise()), expected)
         assert_same(under_core(model, positive, song(), 1.0, noise()), expected)
+
+
+def test_several_hooks_on_a_prompt_act_together(model) -> None:
+    parts = ("cross keys and values", "condition")
+    (hooks,) = HOOKS["CombineHooks2"]().combine_hooks(*map(hook, parts))
+    (positive,) = HOOKS["ConditioningSetProperties"]().set_properties(song(), 1.0, "default", hooks=hooks)
+    both = network(parts[0], 1.0, parts[1])
+    expected = by_hand(noise(), [both] * 4, model.model.silence, 1.0)
+    assert_same(under_ours(model, positive, 1.0, noise()), expected)
+    assert_same(under_core(model, positive, song(), 1.0, noise()), expected)
 
 
 def test_hooks_leave_nothing_behind(model) -> None:
