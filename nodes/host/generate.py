@@ -16,7 +16,9 @@ from . import memory, progress
 from .conditioning import Prompt
 from .guider import run
 from .latents import ACESTEP_KEY, latent, latent_mask, latent_samples
-from .model import check_flow, require_ours, unread_warnings, windows_over_time
+from .model import require_ours
+from .network import unread_warnings
+from .sampling import check_flow, windows_over_time
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from ...acestep_core.pipeline.guidance import Guidance, Guide
 from ...acestep_core.pipeline.morph import MorphGuide
 from ...acestep_core.pipeline.sample import Evaluation
 from .conditioning import Prompt
-from .model import SAMPLING_KEY, Sampling
+from .network import SAMPLING_KEY, Sampling
 
 # What stands for the level 0 where core decides by it: a power of two, so that multiplying and dividing by it is exact.
 LEAST_LEVEL = 2.0**-10

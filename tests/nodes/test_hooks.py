@@ -31,7 +31,7 @@ from acestep_pack.acestep_core.pipeline.run import Branch, Run
 from acestep_pack.acestep_core.pipeline.takes import Request, noise_of
 from acestep_pack.acestep_core.pipeline.tasks import Source, cover, text2music
 from acestep_pack.acestep_core.types import AudioCodes
-from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import network as networks
 from acestep_pack.nodes.host.conditioning import conditioning_of
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.latents import Origins, latent
@@ -352,7 +352,7 @@ WITHOUT_EFFECT = {
 }
 
 
-@pytest.mark.parametrize("key", models.UNREAD)
+@pytest.mark.parametrize("key", networks.UNREAD)
 def test_what_has_no_effect_is_told_on_the_node_that_samples(model, monkeypatch, caplog, key: str) -> None:
     """On core's samplers too: they have no text of ours, so it comes as the text of a running node."""
     shown: list[tuple[str, str]] = []
@@ -360,7 +360,7 @@ def test_what_has_no_effect_is_told_on_the_node_that_samples(model, monkeypatch,
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
     patcher = model.clone()
     patcher.model_options["transformer_options"][key] = WITHOUT_EFFECT[key]
-    sentence = f"the MODEL carries {models.UNREAD[key]}, which have no effect on ACE-Step"
+    sentence = f"the MODEL carries {networks.UNREAD[key]}, which have no effect on ACE-Step"
     with CurrentNodeContext("prompt", "12"):
         changed = under_core(patcher, song(), song(), 1.0, noise())
     assert shown == [("12", sentence)]

@@ -35,6 +35,7 @@ from acestep_pack.acestep_core.pipeline.wavelet import Dcw
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import network as networks
 from acestep_pack.nodes.host.conditioning import Prompt, conditioning_of
 from acestep_pack.nodes.host.generate import generate
 from acestep_pack.nodes.host.guider import run
@@ -403,7 +404,7 @@ def test_as_many_takes_run_at_once_as_there_is_room_for_and_never_none(
     monkeypatch.setattr(
         generating,
         "run",
-        lambda patcher, prompt, job, **_more: sizes.append(len(job.rows)) or (job.noise, models.Sampling()),
+        lambda patcher, prompt, job, **_more: sizes.append(len(job.rows)) or (job.noise, networks.Sampling()),
     )
     make(turbo, conditioning(song()), takes_per_plan=n_takes)
     assert sizes[0] == size
@@ -514,7 +515,7 @@ def test_what_a_run_keeps_is_gone_with_it_however_it_ends(turbo, ending: type[Ba
         )
     assert during == [1] * (8 if ending is None else 2)
     for options in (guider.model_options, turbo.model_options):
-        assert models.SAMPLING_KEY not in options.get("transformer_options", {})
+        assert networks.SAMPLING_KEY not in options.get("transformer_options", {})
     assert alive() == []
 
 

@@ -23,6 +23,7 @@ from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, repain
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
 from acestep_pack.nodes.host import model as models
+from acestep_pack.nodes.host import network as networks
 from acestep_pack.nodes.host.conditioning import conditioning_of
 from acestep_pack.nodes.host.generate import Generation, generate
 from acestep_pack.nodes.host.latents import Origins, latent
@@ -225,10 +226,10 @@ def test_a_retake_of_sde_is_turned_in_every_step(model) -> None:
 def test_no_noise_of_a_take_is_drawn_twice(model, monkeypatch, given: dict, variance: float) -> None:
     drawn: list[Tensor] = []
 
-    def watched(patcher, prompt, job: Job, **_more) -> tuple[Tensor, models.Sampling]:
+    def watched(patcher, prompt, job: Job, **_more) -> tuple[Tensor, networks.Sampling]:
         start = [] if job.morph else [job.noise]  # a morph begins from the song
         drawn.extend((*start, job.fresh_noise(), job.fresh_noise()))
-        return job.noise, models.Sampling()
+        return job.noise, networks.Sampling()
 
     monkeypatch.setattr(generating, "run", watched)
     make(model, options(**given, retake_variance=variance, retake_seed=9), latent_in=latent(SONG, ()))
