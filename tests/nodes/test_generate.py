@@ -1,15 +1,12 @@
 """ComfyUI's way from noise to latents is the core's: our guider and wrappers against `pipeline.generate`."""
 
-import json
 from collections.abc import Callable, Sequence
 
 import comfy.patcher_extension
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-import golden_models
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
 from acestep_pack.acestep_core.pipeline.generate import generate, guided_velocity, solve
@@ -34,7 +31,6 @@ from acestep_pack.acestep_core.pipeline.tasks import (
     stitch,
 )
 from acestep_pack.acestep_core.types import AudioCodes
-from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host.conditioning import Prompt, conditioning_of
 from acestep_pack.nodes.host.guider import run
 from acestep_pack.nodes.host.latents import Origins
@@ -56,14 +52,8 @@ TASKS: dict[str, Task] = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory):
-    """A golden base model, read by our own loader."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "config.json").write_text(json.dumps({"is_turbo": False}))
-    save_file(golden_models.weights("2b"), folder / "model.safetensors")
-    torch.save(z("gen.silence", 1, 800, CHANNELS).transpose(1, 2).contiguous(), folder / "silence_latent.pt")
-    with torch.inference_mode():
-        return models.load_model(folder, "auto", "fp32")
+def model(golden_model: Callable[[str], object]):
+    return golden_model("base")
 
 
 def encoding(task: Task, codes: AudioCodes | None = None) -> Encoding:

@@ -1,13 +1,11 @@
 """The sampler's options on a tiny model through ComfyUI's guider: neutral ones change no bit, the others something."""
 
-import json
+from collections.abc import Callable
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-import golden_models
 from acestep_pack.acestep_core.constants import MAX_SEED
 from acestep_pack.acestep_core.models.conditioner import Tokens
 from acestep_pack.acestep_core.pipeline.condition import Encoding
@@ -22,7 +20,6 @@ from acestep_pack.acestep_core.pipeline.takes import Request, noise_of
 from acestep_pack.acestep_core.pipeline.tasks import Source, Task, cover, repaint
 from acestep_pack.acestep_core.types import AudioCodes
 from acestep_pack.nodes.host import generate as generating
-from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host import network as networks
 from acestep_pack.nodes.host.conditioning import conditioning_of
 from acestep_pack.nodes.host.generate import Generation, generate
@@ -42,14 +39,8 @@ def variant(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(variant: str, tmp_path_factory: pytest.TempPathFactory):
-    """A golden model, read by our own loader."""
-    folder = tmp_path_factory.mktemp(variant)
-    (folder / "config.json").write_text(json.dumps({"is_turbo": variant == "turbo"}))
-    save_file(golden_models.weights("2b"), folder / "model.safetensors")
-    torch.save(z("gen.silence", 1, 800, CHANNELS).transpose(1, 2).contiguous(), folder / "silence_latent.pt")
-    with torch.inference_mode():
-        return models.load_model(folder, "auto", "fp32")
+def model(variant: str, golden_model: Callable[[str], object]):
+    return golden_model(variant)
 
 
 def tokens(name: str, n_tokens: int) -> Tokens:

@@ -1,15 +1,11 @@
 """The task nodes through ComfyUI's guider, from a source to its latents and sound, on the tiny golden model."""
 
-import functools
-import json
 from collections.abc import Callable
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-import golden_models
 import nodes as core_nodes  # ComfyUI's own, not ours
 from acestep_pack.acestep_core.constants import FRAME_RATE, SAMPLES_PER_FRAME
 from acestep_pack.acestep_core.pipeline.region import region
@@ -20,7 +16,6 @@ from acestep_pack.acestep_core.types import AudioCodes, SongSpec
 from acestep_pack.nodes.decode import AceStepDecode
 from acestep_pack.nodes.encode import AceStepEncode
 from acestep_pack.nodes.host import generate as generating
-from acestep_pack.nodes.host import model as models
 from acestep_pack.nodes.host.latents import frame_mask, latent, latent_takes, recorded_latent, recording_of
 from acestep_pack.nodes.sample import AceStepSample
 from acestep_pack.nodes.tasks import (
@@ -40,30 +35,14 @@ BLEND = 12  # frames over which a balanced repaint fades into the source
 FADE = 1_200  # samples of its crossfade
 
 
-@pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], object]:
-    """Return a loader of the golden 2B model as a variant: load("turbo")."""
-
-    @functools.cache
-    def loaded(variant: str) -> object:
-        path = tmp_path_factory.mktemp(variant)
-        (path / "config.json").write_text(json.dumps({"is_turbo": variant == "turbo"}))
-        save_file(golden_models.weights("2b"), path / "model.safetensors")
-        torch.save(z("gen.silence", 1, 800, CHANNELS).mT.contiguous(), path / "silence_latent.pt")
-        with torch.inference_mode():
-            return models.load_model(path, "auto", "fp32")
-
-    return loaded
+@pytest.fixture
+def turbo(golden_model):
+    return golden_model("turbo")
 
 
 @pytest.fixture
-def turbo(load):
-    return load("turbo")
-
-
-@pytest.fixture
-def base(load):
-    return load("base")
+def base(golden_model):
+    return golden_model("base")
 
 
 # What goes in, and how it is run.
