@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io
 from ..acestep_core.constants import LATENT_CHANNELS
 from ..acestep_core.pipeline.encode import encode
 from ..acestep_core.pipeline.tasks import text2music
+from ..acestep_core.types import SongSpec
 from .host import memory
 from .host.conditioning import conditioning_of
 from .host.latents import Origins, latent
@@ -64,11 +65,19 @@ class AceStepEncode(io.ComfyNode):
 
         timbre = None if reference is None else reference.latents
         encoding = encode(text_encoder, song, codes, task or text2music(codes_strength), timbre)
-        idle = codes_strength < 1 and (task is not None or not encoding.codes.n_plans)
-        text = (
-            f"codes_strength has no effect {'beside a task' if task is not None else 'without codes'}" if idle else ""
-        )
+        text = "\n".join(_remarks(song, codes_strength, task is not None, bool(encoding.codes.n_plans)))
         empty = torch.zeros(encoding.n_plans, encoding.task.window_frames, LATENT_CHANNELS)
         origins = Origins()
         made = latent(memory.to_intermediate(empty), origins=origins)
         return io.NodeOutput(conditioning_of(encoding, origins), made, ui={"text": (text,)})
+
+
+def _remarks(song: SongSpec, codes_strength: float, has_task: bool, has_codes: bool) -> list[str]:
+    """Return what a user may not have meant: words that are missing, a setting without effect."""
+    remarks = {
+        "no caption: the model chooses the style": not song.caption.strip(),
+        'no lyrics: the model may sing anything; turn on "instrumental" for no voice': not song.lyrics.strip(),
+        "codes_strength has no effect beside a task": codes_strength < 1 and has_task,
+        "codes_strength has no effect without codes": codes_strength < 1 and not has_task and not has_codes,
+    }
+    return [remark for remark, is_due in remarks.items() if is_due]

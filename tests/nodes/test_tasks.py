@@ -547,6 +547,23 @@ def test_a_node_that_has_nothing_to_say_says_so(turbo, vae) -> None:
     """Else the canvas would go on showing what it said in an earlier run."""
     made = make(turbo, repaint(song(60), mask(60, (10, 20))))
     assert AceStepDecode.execute(vae, made, True, -1.0, 0.0, 0.0, None).ui == {"text": ("",)}
-    assert AceStepEncode.execute(Reader(48), SongSpec(), 1.0).ui == {"text": ("",)}
-    idle = AceStepEncode.execute(Reader(48), SongSpec(), 0.5)
+    full = SongSpec("drone", "[Verse]\nla")
+    assert AceStepEncode.execute(Reader(48), full, 1.0).ui == {"text": ("",)}
+    idle = AceStepEncode.execute(Reader(48), full, 0.5)
     assert idle.ui == {"text": ("codes_strength has no effect without codes",)}
+
+
+@pytest.mark.parametrize(
+    ("song", "remarks"),
+    [
+        (SongSpec("", ""), ["no caption: the model chooses the style", "no lyrics: the model may sing anything"]),
+        (SongSpec("drone", " \n"), ["no lyrics: the model may sing anything"]),
+        (SongSpec("drone", "[Instrumental]"), []),
+        (SongSpec("", "la"), ["no caption: the model chooses the style"]),
+    ],
+)
+def test_words_that_are_missing_are_told_before_anything_is_sung(song: SongSpec, remarks: list[str]) -> None:
+    (text,) = AceStepEncode.execute(Reader(48), song, 1.0).ui["text"]
+    lines = text.splitlines()
+    assert len(lines) == len(remarks)
+    assert all(line.startswith(remark) for line, remark in zip(lines, remarks, strict=True))
