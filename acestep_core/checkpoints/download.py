@@ -35,7 +35,8 @@ STAGING = ".download"
 READ_BYTES = 8 * 1024 * 1024  # at a time, for a checksum
 CONNECT_TIMEOUT_S = 10.0
 POLL_S = 0.1  # between two looks at a transfer, or at the lock of another one
-MAX_IDLE_ATTEMPTS = 3  # in a row, without one new byte; http_get makes several in each
+MAX_IDLE_ATTEMPTS = 6  # in a row, without one new byte; http_get may make several in each
+MAX_PAUSE_S = 2.0  # between two of them
 RANGE_REFUSED = 416  # HTTP status
 SERVER_FAILED = 500  # and above
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
@@ -372,8 +373,10 @@ def _receive(transfer: Transfer, wanted: Download, progress: _Progress) -> None:
             _require_hub(transfer)
             _connect(transfer, wanted, progress)
         except _Refused:
-            transfer.part.unlink()  # not the file, so nothing to resume
-            raise
+            transfer.part.unlink()
+            if n_before == 0 or n_idle >= MAX_IDLE_ATTEMPTS:
+                raise
+            n_idle += 1  # the server may have sent the whole file where the rest was asked for
         except failures as error:
             status = _status(error)
             if status == RANGE_REFUSED:
@@ -381,9 +384,9 @@ def _receive(transfer: Transfer, wanted: Download, progress: _Progress) -> None:
             elif status is not None and status < SERVER_FAILED:
                 raise
             n_idle = 0 if transfer.n_staged > n_before else n_idle + 1
-            if n_idle == MAX_IDLE_ATTEMPTS:
+            if n_idle >= MAX_IDLE_ATTEMPTS:
                 raise
-            time.sleep(n_idle)
+            time.sleep(min(n_idle, MAX_PAUSE_S))
 
 
 def _connect(transfer: Transfer, wanted: Download, progress: _Progress) -> None:

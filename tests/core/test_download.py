@@ -157,7 +157,7 @@ def test_a_transfer_that_never_moves_gives_up_in_one_sentence(full_hub: HubStand
     full_hub.break_after = [0] * 100
     with pytest.raises(RuntimeError, match=r"tiny\.safetensors could not be downloaded"):
         fetch(full_hub, SINGLE, tmp_path)
-    assert len(full_hub.fetches()) < 30
+    assert downloads.MAX_IDLE_ATTEMPTS <= len(full_hub.fetches()) < 50
     assert not (tmp_path / "tiny.safetensors").exists()
 
 
