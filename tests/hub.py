@@ -49,9 +49,10 @@ class HubStandIn(ThreadingHTTPServer):
 
 
 @contextmanager
-def hub_stand_in(port: int = 0) -> Iterator[HubStandIn]:
+def hub_stand_in(port: int = 0, repos: dict[str, dict[str, bytes]] | None = None) -> Iterator[HubStandIn]:
     """Answer as the hub for the length of a `with`, on a free port unless one is given."""
     server = HubStandIn(port)
+    server.repos = repos or {}
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -126,13 +127,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         start += self.server.range_shift if start else 0
         stop = start + (self.server.break_after.pop(0) if self.server.break_after else len(content))
-        if self.server.stall_after is not None:
-            self.wfile.write(content[start : min(stop, start + self.server.stall_after)])
-            self.wfile.flush()
-            start += self.server.stall_after
-            self.server.go_on.wait()
-        self.wfile.write(content[start:stop])
-        with suppress(OSError):  # until the other side has had enough
+        with suppress(OSError):  # the other side may have had enough, or been killed
+            if self.server.stall_after is not None:
+                self.wfile.write(content[start : min(stop, start + self.server.stall_after)])
+                self.wfile.flush()
+                start += self.server.stall_after
+                self.server.go_on.wait()
+            self.wfile.write(content[start:stop])
             while self.server.is_endless:
                 self.wfile.write(bytes(1024))
         self.close_connection = True

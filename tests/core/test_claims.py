@@ -97,12 +97,11 @@ def test_threads_of_one_program_share_no_number(tmp_path: Path) -> None:
 def test_a_program_killed_while_it_saves_leaves_whole_takes_and_the_next_goes_on(tmp_path: Path, seed: int) -> None:
     out = tmp_path / "out"
     with at_once(out, "bundles", 0, n_writers=2) as running:
-        for each in running:
-            each.stdout.readline()
+        names = [each.stdout.readline().strip() for each in running]
         time.sleep(Random(seed).uniform(0, 0.1))
         for each in running:
             each.kill()
-        names = [name for each in running for name in each.communicate()[0].split()]
+        names += [name for each in running for name in each.stdout.read().split()]
     audio = {path.name for path in out.glob("*.wav")}
     assert set(names) <= audio
     authors = [writers.bundle_of(out / name) for name in audio]
