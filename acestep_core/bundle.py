@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from .atomic_write import write, write_text
+from .atomic_write import encoded, write_new
 from .codes import files as codes_file
+from .numbering import numbered
 from .scoring.score import Score
 from .scoring.subtitles import lrc, srt, word_lrc
 from .types import AudioCodes, SongSpec, Take
@@ -34,7 +34,6 @@ FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 Json = Mapping[str, Any]
-Writer = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -111,17 +110,17 @@ def codes_of(codes: AudioCodes, item: int, plan: int | None) -> AudioCodes:
     return AudioCodes((codes.sequences[plan],))
 
 
-def sidecars(origin: Origin) -> dict[str, Writer]:
-    """Return what writes each file that goes beside the audio and its document, by suffix."""
-    files: dict[str, Writer] = {}
+def sidecars(origin: Origin) -> dict[str, str]:
+    """Return the text of each file that goes beside the audio and its document, by suffix."""
+    files: dict[str, str] = {}
     if any(origin.codes.sequences):
-        files[codes_file.SUFFIX] = partial(codes_file.save, origin.codes)
+        files[codes_file.SUFFIX] = codes_file.text(origin.codes)
     if origin.lrc.strip():
-        files[LYRICS_SUFFIX] = partial(write_text, origin.lrc)
+        files[LYRICS_SUFFIX] = origin.lrc
     elif origin.score is not None and origin.score.lines:
-        files[LYRICS_SUFFIX] = partial(write_text, lrc(origin.score.lines))
-        files[WORDS_SUFFIX] = partial(write_text, word_lrc(origin.score.lines))
-        files[SUBTITLES_SUFFIX] = partial(write_text, srt(origin.score.lines))
+        files[LYRICS_SUFFIX] = lrc(origin.score.lines)
+        files[WORDS_SUFFIX] = word_lrc(origin.score.lines)
+        files[SUBTITLES_SUFFIX] = srt(origin.score.lines)
     return files
 
 
@@ -145,23 +144,30 @@ def document(sound: Sound, origin: Origin) -> str:
     return json.dumps({KEY: ours, **(origin.workflow or {})}, indent=2, ensure_ascii=False) + "\n"
 
 
-def save(folder: Path, sound: Sound, content: bytes, origin: Origin) -> None:
-    """Write a bundle, the audio last: if it exists, so do its sidecars.
+def save_next(folder: Path, name: str, sound: Sound, content: bytes, origin: Origin, named: Take | None = None) -> str:
+    """Write a bundle under the next number of a name, which no other program gets, and return the audio's file name.
 
-    Raises ValueError, naming the folder, when it cannot be written to.
+    sound.file: anything of the right suffix. named: the take whose seed and track the file name tells.
+
+    Raises: ValueError, one sentence, where the disk refuses.
+    """
+
+    def write(number: int) -> str:
+        file = stem(name, number, named) + Path(sound.file).suffix
+        save(folder, replace(sound, file=file), content, origin)
+        return file
+
+    return numbered(folder, name, write)
+
+
+def save(folder: Path, sound: Sound, content: bytes, origin: Origin) -> None:
+    """Write a bundle, all of it or nothing, the audio last: if it exists, so do its sidecars.
+
+    Raises: FileExistsError where one of its names is taken, OSError where the disk refuses.
     """
     audio = folder / sound.file
-    files: dict[str, Writer] = {
-        **sidecars(origin),
-        DOCUMENT_SUFFIX: partial(write_text, document(sound, origin)),
-        audio.suffix: partial(write, content),
-    }
-    for suffix, write_to in files.items():
-        path = audio.with_suffix(suffix)
-        try:
-            write_to(path)
-        except OSError as error:
-            raise ValueError(f"{path.name} cannot be written to {folder}: {error.strerror}") from None
+    texts = {**sidecars(origin), DOCUMENT_SUFFIX: document(sound, origin)}
+    write_new({**{audio.with_suffix(suffix): encoded(text) for suffix, text in texts.items()}, audio: content})
 
 
 def _clean(part: str) -> str:

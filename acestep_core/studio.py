@@ -246,24 +246,26 @@ class Studio:
     def save(self, rendition: Rendition, folder: str | Path, name: str = "song", format: str = "flac") -> list[Path]:
         """Write every take with its sidecars (JSON, codes, timed lyrics) and return the audio files.
 
+        Numbers go on from those of the same name in the folder; nothing is written over.
+
         Raises ValueError for an unknown format, or a folder that cannot be written to.
         """
         if format not in FORMATS:
             raise ValueError(f'format "{format}" is unknown; choose one of {", ".join(FORMATS)}')
         kind, paths = FORMATS[format], []
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, (take, audio) in enumerate(zip(rendition.takes, rendition.audio, strict=True)):
-            file = bundle.stem(bundle.clean_prefix(name), number + 1, take) + kind.suffix
+        path = Path(folder, bundle.clean_prefix(name))
+        for item, (take, audio) in enumerate(zip(rendition.takes, rendition.audio, strict=True)):
+            file = path.name + kind.suffix
             sound = bundle.Sound(file, format, SAMPLE_RATE, audio.shape[0], audio.shape[1] / SAMPLE_RATE)
             origin = bundle.Origin(
                 song=rendition.song,
                 take=take,
-                codes=bundle.codes_of(rendition.encoding.codes, number, take.plan),
-                score=rendition.scores[number] if rendition.scores else None,
+                codes=bundle.codes_of(rendition.encoding.codes, item, take.plan),
+                score=rendition.scores[item] if rendition.scores else None,
             )
-            bundle.save(folder, sound, encode_audio(audio, SAMPLE_RATE, kind, {}), origin)
-            paths.append(folder / file)
+            content = encode_audio(audio, SAMPLE_RATE, kind, {})
+            saved = bundle.save_next(path.parent, path.name, sound, content, origin, take)
+            paths.append(path.with_name(saved))
         return paths
 
     def _reader(self) -> _Reader:

@@ -58,14 +58,16 @@ def _download(checkpoint: catalogue.Checkpoint) -> list[str]:
     """Make sure the checkpoint is in one of ComfyUI's folders; return a report line per file."""
     present = [path for path in _folders(checkpoint) if download.is_present(checkpoint, path)]
     folder_dir = present[0] if present else _folders(checkpoint)[0]
-    paths = download.download(
+    fetched = download.download(
         checkpoint,
         folder_dir,
         on_progress=progress.of_parts(),
         check_cancelled=progress.raise_if_interrupted,
     )
-    state = "already there" if present else "downloaded"
-    return [f"{path.name}  {catalogue.human_size(path.stat().st_size)}  {state}: {path.parent}" for path in paths]
+    return [
+        f"{each.path.name}  {catalogue.human_size(each.path.stat().st_size)}  {each.state}: {each.path.parent}"
+        for each in fetched
+    ]
 
 
 def _list_line(checkpoint: catalogue.Checkpoint) -> str:

@@ -120,6 +120,8 @@ def _portable(adapter, name: str) -> tuple[str, str]:
     """
     wanted = f"{PORTABLE_FOLDER}/{clean_prefix(name.removesuffix('.safetensors'), 'portable_copy')}.safetensors"
     outputs = Path(folder_paths.get_output_directory())
+    if not folder_paths.is_within_directory(str(outputs), str(outputs / wanted)):
+        raise ValueError(f'portable_copy "{name}" leads out of ComfyUI\'s output folder, through a link')
     path, was_there = keep_portable(adapter, outputs / wanted)
     file = path.relative_to(outputs).as_posix()
     notes = [" (kept: it holds this adapter already)"] if was_there else []

@@ -91,14 +91,15 @@ class AceStepSave(io.ComfyNode):
 
         saved, lines = [], []
         items = zip(waveforms, sources, plans, scores, strict=True)
-        for number, (waveform, source, plan, scored) in enumerate(items, place.first_number):
+        for waveform, source, plan, scored in items:
             # Names tell of a take only where a latent is connected.
             take = None if latent is None or source is None else source.take
-            file = bundle.stem(place.name, number, take) + kind.suffix
             n_channels, n_samples = waveform.shape
-            sound = bundle.Sound(file, format, rate_in(kind, sample_rate), n_channels, n_samples / sample_rate)
+            rate, duration_s = rate_in(kind, sample_rate), n_samples / sample_rate
+            sound = bundle.Sound(place.name + kind.suffix, format, rate, n_channels, duration_s)
             content = encode(waveform, sample_rate, kind, made_from)
-            bundle.save(place.folder, sound, content, bundle.Origin(song, take, plan, lrc, prompt, workflow, scored))
+            origin = bundle.Origin(song, take, plan, lrc, prompt, workflow, scored)
+            file = bundle.save_next(place.folder, place.name, sound, content, origin, take)
 
             saved.append({"filename": file, "subfolder": place.subfolder, "type": "output"})
             lines.append(f"{place.subfolder}/{file}".lstrip("/"))
@@ -116,7 +117,6 @@ class Place:
     folder: Path
     subfolder: str  # the same folder, relative to ComfyUI's output folder
     name: str
-    first_number: int  # later files count up from it
 
 
 def _place(filename_prefix: str) -> Place:
@@ -128,11 +128,11 @@ def _place(filename_prefix: str) -> Place:
     if not folder_paths.is_within_directory(root, os.path.join(root, prefix)):
         raise ValueError(f'filename_prefix "{filename_prefix}" leads out of ComfyUI\'s output folder, through a link')
     try:
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+        folder, name, _, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
     except OSError as error:
         folder = Path(root, prefix).parent
         raise ValueError(f'filename_prefix "{filename_prefix}": no folder {folder}: {error.strerror}') from None
-    return Place(Path(folder), subfolder.replace("\\", "/"), name, number)
+    return Place(Path(folder), subfolder.replace("\\", "/"), name)
 
 
 def sources_of(audio: dict, latent: dict | None) -> Sequence[Decoded | None]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..atomic_write import write_text
+from ..atomic_write import encoded, write_new
+from ..numbering import numbered
 from ..types import AudioCodes
 
 FORMAT = "acestep-codes"
@@ -16,10 +17,28 @@ VERSION = 1
 SUFFIX = ".codes.json"
 
 
+def text(codes: AudioCodes) -> str:
+    """Return what a file of these codes holds."""
+    return json.dumps({"format": FORMAT, "version": VERSION, "sequences": [list(s) for s in codes.sequences]})
+
+
+def save_next(codes: AudioCodes, folder: Path, name: str) -> str:
+    """Write codes under the next number of a name, which no other program gets, and return the file name.
+
+    Raises: ValueError, one sentence, where the disk refuses.
+    """
+
+    def write(number: int) -> str:
+        file = f"{name}_{number:05}_{SUFFIX}"
+        save(codes, folder / file)
+        return file
+
+    return numbered(folder, name, write)
+
+
 def save(codes: AudioCodes, path: Path) -> None:
-    """Write codes to a file, whole or not at all."""
-    content = {"format": FORMAT, "version": VERSION, "sequences": [list(s) for s in codes.sequences]}
-    write_text(json.dumps(content), path)
+    """Write codes to a new file, whole or not at all. Raises FileExistsError where the name is taken."""
+    write_new({path: encoded(text(codes))})
 
 
 def load(path: Path) -> AudioCodes:

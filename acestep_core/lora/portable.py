@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..atomic_write import write
+from ..atomic_write import encoded, write_new
 from .change import Change, Full, Hadamard, Kronecker, LowRank
 from .files import BAKED_ALPHA, LOKR_CONFIG, TRIGGERS, Adapter
 from .names import DECODER, flattened
@@ -34,18 +34,25 @@ def save_portable(adapter: Adapter, path: Path) -> list[str]:
 
     Raises: FileExistsError if the path exists; ValueError for a folder if PEFT could not read all of the adapter.
     """
+    taken = f"{path.name} exists already: choose another name, or remove it first"
     if path.exists():
-        raise FileExistsError(f"{path.name} exists already: choose another name, or remove it first")
+        raise FileExistsError(taken)
     is_folder = path.suffix != ".safetensors"
     if is_folder and not all(map(_is_of_peft, adapter.changes.values())):
         raise ValueError(
             f"{adapter.name} holds more than PEFT's folders can: write a single file, {path.name}.safetensors"
         )
-    file = path / PEFT_WEIGHTS if is_folder else path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write(save(_tensors(adapter), _metadata(adapter)), file)
-    if is_folder:
-        (path / PEFT_CONFIG).write_text(json.dumps(_peft_config(adapter), indent=2) + "\n", encoding="utf-8")
+    weights = save(_tensors(adapter), _metadata(adapter))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if is_folder:
+            path.mkdir()
+            config = encoded(json.dumps(_peft_config(adapter), indent=2) + "\n")
+            write_new({path / PEFT_WEIGHTS: weights, path / PEFT_CONFIG: config})
+        else:
+            write_new({path: weights})
+    except FileExistsError:  # another program was faster
+        raise FileExistsError(taken) from None
     return _lost(adapter)
 
 
@@ -53,14 +60,22 @@ def keep_portable(adapter: Adapter, path: Path) -> tuple[Path, bool]:
     """Return the file that holds an adapter as save_portable writes it, and whether it was there already.
 
     path: a .safetensors file. Where it holds anything else it stays, and the next of name_2, name_3, … is taken.
+
+    Raises: ValueError, one sentence, where the disk refuses.
     """
     others = (path.with_stem(f"{path.stem}_{number}") for number in count(2))
     for file in chain([path], others):
-        if not file.exists():
+        try:
             save_portable(adapter, file)
             return file, False
-        if _holds(file, adapter):
-            break
+        except FileExistsError:  # for long, or because another program was faster: look at what it holds
+            if _holds(file, adapter):
+                break
+        except OSError as error:
+            raise ValueError(
+                f"{file.name} cannot be written to {file.parent}: {error.strerror or error}; make room there or choose "
+                "another name"
+            ) from None
     return file, True
 
 

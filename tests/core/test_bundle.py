@@ -21,6 +21,7 @@ from acestep_pack.acestep_core.bundle import (
     codes_of,
     document,
     save,
+    save_next,
     stem,
 )
 from acestep_pack.acestep_core.codes import files as codes_file
@@ -192,12 +193,23 @@ def test_half_a_character_does_not_keep_a_song_from_being_saved(tmp_path: Path) 
 
 def test_a_file_that_cannot_be_finished_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / SOUND.file).mkdir()  # in the way
-    with pytest.raises(ValueError, match=f"{SOUND.file} cannot be written to {tmp_path}: "):
+    with pytest.raises(FileExistsError):
         save(tmp_path, SOUND, b"sound", Origin())
-    assert sorted(os.listdir(tmp_path)) == ["v1.5_00003_seed42.flac", "v1.5_00003_seed42.json"]
+    assert os.listdir(tmp_path) == ["v1.5_00003_seed42.flac"]
     assert not any((tmp_path / SOUND.file).iterdir())
 
 
-def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"v1.5_00003_seed42.json cannot be written to {tmp_path / 'gone'}: No such"):
-        save(tmp_path / "gone", SOUND, b"sound", Origin())
+def test_the_next_bundle_has_the_next_number_and_tells_of_the_take_it_is_named_for(tmp_path: Path) -> None:
+    files = [save_next(tmp_path / "new", "v1.5", SOUND, b"sound", EVERYTHING, take) for take in (None, TAKE, TAKE)]
+    assert files == ["v1.5_00001.flac", "v1.5_00002_seed42_drums.flac", "v1.5_00003_seed42_drums.flac"]
+    assert len(os.listdir(tmp_path / "new")) == 12
+    assert json.loads((tmp_path / "new" / "v1.5_00001.json").read_text(encoding="utf-8"))[KEY]["audio"] == {
+        **asdict(SOUND),
+        "file": "v1.5_00001.flac",
+    }
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"song cannot be written to {tmp_path / 'file'}: File exists; make room"):
+        save_next(tmp_path / "file", "song", SOUND, b"sound", Origin())

@@ -18,7 +18,7 @@ from pack import PACK_ROOT
 # From the ground up. A room imports from the floors below its own; on its own floor too, as long as no circle arises.
 FLOORS = (
     {"acestep_core/constants"},
-    {"acestep_core/types", "acestep_core/atomic_write"},
+    {"acestep_core/types", "acestep_core/atomic_write", "acestep_core/numbering"},
     {"acestep_core/models"},
     {"acestep_core/checkpoints", "acestep_core/song", "acestep_core/codes", "acestep_core/audio"},
     {"acestep_core/pipeline", "acestep_core/scoring", "acestep_core/lora"},

@@ -1,6 +1,7 @@
 """An adapter written anew is the adapter that was read, alpha in its factors, and says what others cannot read."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,20 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     made = write(tmp_path, "bare names", BASE)
     with pytest.raises(FileExistsError, match=r"bare\.safetensors exists already"):
         save_portable(read_adapter(made.path), made.path)
+
+
+def test_a_disk_that_refuses_a_copy_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    made, kept = write(new_folder(tmp_path / "made"), "bare names", BASE), tmp_path / "kept"
+    for name in ("link", "replace", "rename"):
+        monkeypatch.setattr(os, name, full)
+    with pytest.raises(ValueError, match=f"^voice.safetensors cannot be written to {kept}: No space left on device"):
+        keep_portable(read_adapter(made.path), kept / "voice.safetensors")
+    assert list(kept.iterdir()) == []
 
 
 def test_the_script_converts(tmp_path: Path, pack_root: Path) -> None:

@@ -444,3 +444,18 @@ def test_a_portable_copy_never_leaves_the_output_folder(model, loras: Path) -> N
     write(loras, "PEFT folder", golden_models.weights("2b"))
     with pytest.raises(ValueError, match="leads out of ComfyUI's output folder"):
         AceStepLoadLora.execute(model, "run/", 1.0, 1.0, 1.0, 1.0, 1.0, portable_copy="../voice")
+
+
+def test_a_portable_copy_goes_through_no_link_out_of_the_output_folder(
+    model, loras: Path, tmp_path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
+) -> None:
+    write(loras, "PEFT folder", golden_models.weights("2b"))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    away = tmp_path_factory.mktemp("elsewhere")
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "loras").symlink_to(away)
+    with pytest.raises(
+        ValueError, match=r'portable_copy "voice" leads out of ComfyUI\'s output folder, through a link'
+    ):
+        AceStepLoadLora.execute(model, "run/", 1.0, 1.0, 1.0, 1.0, 1.0, portable_copy="voice")
+    assert list(away.iterdir()) == []
