@@ -46,7 +46,7 @@ _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 PRESENT = "already there"
 UNCHECKED = "already there, though not compared with the hub (offline, or the folder is read-only)"
 DOWNLOADED = "downloaded"
-REPLACED = "downloaded again, as the file was damaged or another version"
+KEPT = "downloaded again, as the file held other bytes; it is still there, with .old behind its name"
 
 OnProgress = Callable[[int, int], None]  # bytes so far, bytes in total
 CheckCancelled = Callable[[], None]  # raises the host's exception when the user has cancelled
@@ -219,10 +219,10 @@ def _state(transfer: Transfer, notes: dict[str, list[Any]], progress: _Progress)
     if not transfer.final.is_file():
         return DOWNLOADED
     if not transfer.has_size:
-        return REPLACED
+        return KEPT
     is_noted = notes.get(transfer.final.name) == [transfer.checksum, *_stamp(transfer.final)]
     if not is_noted and not _is_right(transfer, transfer.final, progress.after(transfer.size_bytes)):
-        return REPLACED
+        return KEPT
     progress.add(transfer)
     return PRESENT
 
@@ -341,6 +341,7 @@ def _fetch(transfer: Transfer, wanted: Download, progress: _Progress) -> None:
     for _ in range(2 if transfer.n_staged else 1):
         _receive(transfer, wanted, progress)
         if _is_right(transfer, transfer.part, progress.after(transfer.size_bytes)):
+            _keep(transfer)
             os.replace(transfer.part, transfer.final)
             return
         transfer.part.unlink()
@@ -348,6 +349,12 @@ def _fetch(transfer: Transfer, wanted: Download, progress: _Progress) -> None:
         f"{transfer.final.name} arrived with another checksum than the hub lists: run again, and if it repeats, "
         "a proxy or a virus scanner is altering the file"
     )
+
+
+def _keep(transfer: Transfer) -> None:
+    """Put a file of other bytes aside: it may be a user's own, a merge under the official name."""
+    if transfer.final.is_file():
+        os.replace(transfer.final, transfer.final.with_name(f"{transfer.final.name}.old"))
 
 
 def _is_right(transfer: Transfer, path: Path, on_bytes: Callable[[int], None]) -> bool:
