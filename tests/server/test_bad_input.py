@@ -181,7 +181,7 @@ def test_a_wrong_word_that_arrives_over_a_wire_fails_at_the_song(client: Client,
         ("AceStepEncode", {}, ("the lyrics are", "tokens long and the model reads 2048; shorten them")),
         ("AceStepSample", {"seeds": "1, 2"}, ("2 seeds are listed for 1 takes; list one for each or none",)),
         ("AceStepSample", {"seeds": "1, two"}, ('"two" is not a seed; write numbers separated by commas',)),
-        ("AceStepSample", {"seeds": "-1"}, ("seed -1 is outside 0..2^53−1",)),
+        ("AceStepSample", {"seeds": "-1"}, ("seed -1 is outside 0..2^53-1",)),
     ],
 )
 def test_a_bad_value_or_file_fails_at_its_own_node(
