@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..acestep_core.bundle import clean_prefix
 from ..acestep_core.codes.files import SUFFIX, load, save
 from ..acestep_core.codes.text import from_text, to_text
 from .host.sockets import CATEGORY, CodesSocket
@@ -82,7 +83,7 @@ class AceStepSaveCodes(io.ComfyNode):
     @classmethod
     def execute(cls, codes, filename_prefix):
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
+            clean_prefix(filename_prefix), folder_paths.get_output_directory()
         )
         name = f"{stem}_{counter:05}_{SUFFIX}"
         save(codes, Path(folder) / name)
