@@ -149,7 +149,7 @@ def _check(given: io.Input, value: Any, left_to_node: bool) -> None:
     if kind in NUMBERS:
         _check_bounds(given, value)
     if kind == "COMBO" and not left_to_node and not isinstance(given, FileInput) and value not in given.options:
-        raise ValueError(f'"{given.id}" has no choice {_what(value)}; choose one of {ascii(given.options)[1:-1]}')
+        raise ValueError(f'"{given.id}" takes one of {ascii(given.options)[1:-1]}, got {_what(value)}; choose another')
 
 
 def _check_bounds(given: io.Int.Input | io.Float.Input, value: Real) -> None:
