@@ -17,6 +17,8 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.v0_0_2 import io
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 from acestep_pack.acestep_core.constants import MAX_TEXT_LENGTH
 from acestep_pack.acestep_core.pipeline.options import Options
@@ -276,3 +278,10 @@ def test_our_own_sentences_are_ascii() -> None:
         if isinstance(word, ast.Constant) and isinstance(word.value, str) and not word.value.isascii()
     ]
     assert found == []
+
+
+def test_a_panic_of_the_tokenizers_library_itself_becomes_one_sentence() -> None:
+    split = Split(Regex("(a+)+$"), "isolated")
+    shown = outcome(lambda: split.pre_tokenize_str("a" * 40 + "!"))
+    assert isinstance(shown, RuntimeError)
+    assert "PanicException" in str(shown)
