@@ -30,8 +30,11 @@ WORDS_SUFFIX = ".words.lrc"
 SUBTITLES_SUFFIX = ".srt"
 
 # What Windows keeps from file names, and the names it keeps to itself.
-FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+# Bytes of a name that leave room for number, seed, track and suffix in the 255 that file systems take.
+MAX_NAME_BYTES = 160
 
 Json = Mapping[str, Any]
 
@@ -66,7 +69,7 @@ class Origin:
 def clean_prefix(prefix: str, name: str = "filename_prefix") -> str:
     """Return a prefix, folders and a name with / between, in characters that every system takes. name: the input's.
 
-    Raises ValueError for one that leads out of the folder it is put under, or that names nothing.
+    Raises ValueError for one that leads out of the folder it is put under, names nothing or is too long.
     """
     path = PureWindowsPath(prefix)  # parts at / and at \, and knows drives
     if path.anchor or ".." in path.parts:
@@ -76,7 +79,14 @@ def clean_prefix(prefix: str, name: str = "filename_prefix") -> str:
         )
     if not path.parts:
         raise ValueError(f'{name} is empty; give a name, such as "audio/acestep"')
-    return "/".join(map(_clean, path.parts))
+    parts = [_clean(part) for part in path.parts]
+    longest = max(len(part.encode()) for part in parts)
+    if longest > MAX_NAME_BYTES:
+        raise ValueError(
+            f"{name} has a name of {longest} bytes, which is too long for a file; use at most {MAX_NAME_BYTES} "
+            "(letters beyond a to z take two to four)"
+        )
+    return "/".join(parts)
 
 
 def stem(name: str, number: int, take: Take | None) -> str:

@@ -48,6 +48,10 @@ MAX_CAPTION_TOKENS = 256
 MAX_LYRIC_TOKENS = 2_048
 END_OF_TEXT_ID = 151_643
 
+# Characters of a text: lyrics that fit MAX_LYRIC_TOKENS have some 12,000, an hour of codes written as text 400,000.
+MAX_TEXT_LENGTH = 100_000
+MAX_CODES_TEXT_LENGTH = 4_000_000
+
 MAX_TAKES = 8
 MAX_SEED = 2**53 - 1  # the largest integer a browser keeps exactly
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from .constants import (
     MAX_BPM,
     MAX_DURATION_S,
     MAX_SEED,
+    MAX_TEXT_LENGTH,
     MIN_BPM,
     MIN_DURATION_S,
     N_CODES,
@@ -23,6 +25,8 @@ from .constants import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")  # a null, and half a surrogate pair
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class SongSpec:
     duration_s: float | None = None
 
     def __post_init__(self) -> None:
+        checked_text("caption", self.caption)
+        checked_text("lyrics", self.lyrics)
         if self.language is not None and self.language not in LANGUAGES:
             raise ValueError(
                 f'language "{self.language}" is unknown; use one of {", ".join(LANGUAGES[:-1])} or "{UNKNOWN_LANGUAGE}"'
@@ -59,6 +65,22 @@ class SongSpec:
     def is_instrumental(self) -> bool:
         """Tell whether the lyrics ask for no voice at all."""
         return self.lyrics.strip().lower() == INSTRUMENTAL_LYRICS.lower()
+
+
+def checked_text(name: str, text: str, max_length: int = MAX_TEXT_LENGTH) -> str:
+    """Return a text that files and tokenizers take. name: what the text is, for the error.
+
+    Raises ValueError for one that is too long, or has characters that no file and no tokenizer can hold.
+    """
+    if len(text) > max_length:
+        raise ValueError(f'"{name}" has {len(text):,} characters; at most {max_length:,} are read, shorten it')
+    wrong = _NO_TEXT.search(text)
+    if wrong is not None:
+        raise ValueError(
+            f'"{name}" has {wrong[0]!a} at character {wrong.start() + 1}, which is no character of a text (what is '
+            "left of an emoji cut in two, or a null); delete it"
+        )
+    return text
 
 
 @dataclass(frozen=True)
@@ -123,5 +145,5 @@ def take_seeds(seed: int, n_takes: int, seeds: Sequence[int] = ()) -> tuple[int,
         raise ValueError(f"{len(seeds)} seeds are listed for {n_takes} takes; list one for each or none")
     wrong = next((s for s in (seed, *seeds) if not 0 <= s <= MAX_SEED), None)
     if wrong is not None:
-        raise ValueError(f"seed {wrong} is outside 0..2^53−1")
+        raise ValueError(f"seed {wrong} is outside 0..2^53-1")
     return tuple(seeds) or tuple((seed + i) % (MAX_SEED + 1) for i in range(n_takes))

@@ -13,6 +13,7 @@ from .download import AceStepDownload
 from .edit_codes import AceStepEditCodes
 from .encode import AceStepEncode
 from .example import AceStepExampleSong
+from .host.border import guard
 from .load import AceStepLoadModel, AceStepLoadPlanner, AceStepLoadTextEncoder, AceStepLoadVAE
 from .lora import AceStepLoadLora
 from .plan import AceStepFormat, AceStepIdea, AceStepPlan, AceStepUnderstand
@@ -73,6 +74,10 @@ NODES: list[type[io.ComfyNode]] = [
     AceStepWeakLines,
     AceStepMorph,
 ]
+
+
+for _node in NODES:
+    guard(_node)
 
 
 class AceStepExtension(ComfyExtension):

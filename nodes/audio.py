@@ -141,9 +141,7 @@ class AceStepReference(io.ComfyNode):
 
 
 def _recording(audio, name: str = "this audio"):
-    """Return the waveform [B, 2, S] at 48 kHz of core's AUDIO, which is None for a video without sound."""
-    if audio is None:
-        raise ValueError(f"{name} is missing: the film it should come from has no sound; connect a recording")
+    """Return the waveform [B, 2, S] at 48 kHz of core's AUDIO."""
     return recording(audio["waveform"], audio["sample_rate"], name)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..acestep_core.bundle import clean_prefix
 from ..acestep_core.codes.files import SUFFIX, load, save_next
 from ..acestep_core.codes.text import from_text, to_text
 from .host.sockets import CATEGORY, CodesSocket
+from .host.widgets import FileInput
 
 CODES = f"{CATEGORY}/codes"
 SAVED_FOLDER = "codes"  # under ComfyUI's output folder
@@ -81,7 +83,7 @@ class AceStepSaveCodes(io.ComfyNode):
     @classmethod
     def execute(cls, codes, filename_prefix):
         folder, stem, _, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
+            clean_prefix(filename_prefix), folder_paths.get_output_directory()
         )
         name = save_next(codes, Path(folder), stem)
         file = os.path.join(subfolder, name).replace("\\", "/")
@@ -97,7 +99,7 @@ class AceStepLoadCodes(io.ComfyNode):
             category=CODES,
             description="Loads saved audio codes.",
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "file",
                     options=_saved(),
                     tooltip="A codes file in ComfyUI's input folder, or one saved in its output folder.",
@@ -109,7 +111,7 @@ class AceStepLoadCodes(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file):
         # A file saved after the page was loaded is not in its list.
-        return True if _path(file).is_file() else f'"{file}" is gone; choose another codes file'
+        return bool(_path(file))
 
     @classmethod
     def fingerprint_inputs(cls, file):
@@ -135,9 +137,12 @@ def _saved() -> list[str]:
 
 
 def _path(name: str) -> Path:
-    """Return the file a combo value names, never one outside ComfyUI's input and output folders."""
+    """Return the file a combo value names, never one outside ComfyUI's input and output folders.
+
+    Raises FileNotFoundError for one that is not there.
+    """
     for root in _roots():
         path = root / name
         if path.is_file() and folder_paths.is_within_directory(str(root), str(path)):
             return path
-    return _roots()[0] / Path(name).name
+    raise FileNotFoundError(f'"{name}" is gone; choose another codes file')

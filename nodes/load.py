@@ -13,6 +13,7 @@ from .host.planner import load_planner
 from .host.sockets import CATEGORY, PlannerSocket, TextEncoderSocket
 from .host.text_encoder import load_text_encoder
 from .host.vae import load_vae
+from .host.widgets import FileInput
 
 DIT_FOLDERS = ("diffusion_models", "checkpoints")
 TEXT_ENCODER_FOLDERS = ("text_encoders", "checkpoints")
@@ -33,7 +34,7 @@ class AceStepLoadModel(io.ComfyNode):
             description="Loads the music model: diffusion transformer, condition encoder and audio tokenizer.",
             search_aliases=["ace step dit", "unet loader", "diffusion model"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "model",
                     options=_options(DIT_FOLDERS),
                     tooltip="A file or folder in models/diffusion_models, or an all-in-one file in models/checkpoints."
@@ -81,7 +82,7 @@ class AceStepLoadTextEncoder(io.ComfyNode):
             description="Loads Qwen3-Embedding, which reads the caption and the lyrics.",
             search_aliases=["ace step clip", "qwen embedding"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "text_encoder",
                     options=_options(TEXT_ENCODER_FOLDERS, last=PLANNER_WORDS),
                     tooltip="A file or folder in models/text_encoders, or an all-in-one file in models/checkpoints. "
@@ -106,7 +107,7 @@ class AceStepLoadPlanner(io.ComfyNode):
             description="Loads the 5 Hz language model, which plans a song before it is made.",
             search_aliases=["ace step lm", "5hz lm", "thinking model"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "planner",
                     options=_options(TEXT_ENCODER_FOLDERS, last=TEXT_ENCODER_WORDS),
                     tooltip="0.6B, 1.7B or 4B: a file or folder in models/text_encoders, or an all-in-one file in "
@@ -131,7 +132,7 @@ class AceStepLoadVAE(io.ComfyNode):
             description="Loads the audio codec between 48 kHz stereo and 25 Hz latents.",
             search_aliases=["oobleck", "audio vae"],
             inputs=[
-                io.Combo.Input(
+                FileInput(
                     "vae",
                     options=_options(VAE_FOLDERS),
                     tooltip="A file or folder in models/vae, or an all-in-one file in models/checkpoints.",

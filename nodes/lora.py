@@ -15,6 +15,7 @@ from ..acestep_core.lora.source import files_of, list_adapter_folders
 from .host import folders, progress
 from .host.folders import path_of
 from .host.lora_patch import patched, shapes_of
+from .host.widgets import FileInput
 from .load import LOADERS
 
 LORA_FOLDERS = ("loras",)
@@ -41,7 +42,7 @@ class AceStepLoadLora(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="From Load ACE-Step Model, or another of these nodes to stack adapters."
                 ),
-                io.Combo.Input(
+                FileInput(
                     "adapter",
                     options=_options(),
                     tooltip="A file in models/loras, or a trainer's folder there. Folders end with a slash.",

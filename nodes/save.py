@@ -179,5 +179,6 @@ def _made_from(hidden: io.HiddenHolder | None) -> dict[str, Any]:
     """Return the prompt and what the canvas sent with it (the workflow); nothing under --disable-metadata."""
     if hidden is None or args.disable_metadata:
         return {}
-    sent = {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
+    extra = hidden.extra_pnginfo
+    sent = {"prompt": hidden.prompt, **(extra if isinstance(extra, dict) else {})}
     return {name: value for name, value in sent.items() if isinstance(value, dict)}

@@ -35,7 +35,11 @@ def main() -> int:
     print("starting ComfyUI …")
     with comfyui.start(base_dir, extra) as server:
         print(f"running {arguments.workflow.name} …")
-        run = client.Client(server.url).run(prompt, timeout_s=RUN_TIMEOUT_S)
+        try:
+            run = client.Client(server.url).run(prompt, timeout_s=RUN_TIMEOUT_S)
+        except client.PromptRejected as refused:
+            print(refusal(refused, arguments.models or base_dir / "models"), file=sys.stderr)
+            return 1
         if not run.ok:
             print(_failure(run), file=sys.stderr)
             return 1
@@ -65,6 +69,22 @@ def change_song(prompt: dict, arguments: argparse.Namespace) -> None:
 def stages(run: client.Run, prompt: dict) -> list[tuple[str, float]]:
     """Return each node that ran with its seconds, in order."""
     return [(prompt[node]["_meta"]["title"], run.seconds[node]) for node in run.executed if node in run.seconds]
+
+
+def refusal(refused: client.PromptRejected, models: Path) -> str:
+    """Return which models are missing and where they were looked for, or why else a prompt was refused."""
+    missing = {
+        f'"{error["extra_info"]["received_value"]}"'
+        for node in refused.node_errors.values()
+        for error in node["errors"]
+        if error["type"] == "value_not_in_list" and "Load" in node["class_type"]
+    }
+    if not missing:
+        return str(refused)
+    return (
+        f"{', '.join(sorted(missing))} cannot be found in {models}: run the node AceStepDownload there, or give the "
+        "folder that has the files with --models"
+    )
 
 
 def _prepare(models: Path | None) -> Path:

@@ -228,4 +228,4 @@ def _compare(name: str, declared: Mapping[str, Any], actual: Mapping[str, int]) 
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

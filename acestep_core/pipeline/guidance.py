@@ -37,7 +37,7 @@ class Guidance:
             raise ValueError(f"guidance must be 0 to 100, got {self.scale:g}")
         start, end = self.interval
         if not 0 <= start <= end <= 1:
-            raise ValueError(f"guidance interval must satisfy 0 ≤ start ≤ end ≤ 1, got {start:g} to {end:g}")
+            raise ValueError(f"guidance interval must satisfy 0 <= start <= end <= 1, got {start:g} to {end:g}")
 
     def applies_at(self, t: float) -> bool:
         """Tell whether the unconditional prediction is needed at noise level t.

@@ -29,7 +29,7 @@ class Morph:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"a morph must satisfy 0 ≤ start ≤ end ≤ 1, got {self.start:g} to {self.end:g}")
+            raise ValueError(f"a morph must satisfy 0 <= start <= end <= 1, got {self.start:g} to {self.end:g}")
         if self.n_draws < 1:
             raise ValueError(f"a morph needs at least 1 sample of noise a step, got {self.n_draws}")
 

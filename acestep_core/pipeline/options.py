@@ -27,7 +27,7 @@ class Retake:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"retake seed {self.seed} is outside 0..2^53−1")
+            raise ValueError(f"retake seed {self.seed} is outside 0..2^53-1")
         if not 0 <= self.variance <= 1:
             raise ValueError(f"retake variance must be 0 (off) to 1, got {self.variance:g}")
 

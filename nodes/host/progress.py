@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 
@@ -10,7 +9,9 @@ import comfy.model_management as mm
 import comfy.utils
 from comfy_execution.utils import get_executing_context
 
-log = logging.getLogger("acestep")
+from .printable import logger, printable
+
+log = logger("acestep")
 
 
 def raise_if_interrupted() -> None:
@@ -23,7 +24,7 @@ def warn(text: str) -> None:
     log.warning(text)
     context, server = get_executing_context(), sys.modules.get("server")
     if context is not None and server is not None:
-        server.PromptServer.instance.send_progress_text(text, context.node_id)
+        server.PromptServer.instance.send_progress_text(printable(text, ("utf-8",)), context.node_id)
 
 
 def of_steps(total: int) -> Callable[[int], None]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from acestep_pack.acestep_core.bundle import (
     FORBIDDEN,
     KEY,
+    MAX_NAME_BYTES,
     PACK_VERSION,
     RESERVED,
     Origin,
@@ -84,6 +85,16 @@ def test_no_prefix_leaves_its_folder_or_keeps_what_windows_forbids(prefix: str) 
 def test_a_prefix_that_leads_out_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="leads out of ComfyUI's output folder; use a folder and a name inside it"):
         clean_prefix(prefix)
+
+
+@pytest.mark.parametrize("letter", ["n", "\u65e5", "\U0001f600"])
+def test_the_longest_prefix_leaves_room_for_all_that_is_added(letter: str) -> None:
+    prefix = letter * (MAX_NAME_BYTES // len(letter.encode()))
+    added = stem(clean_prefix(prefix), 99_999, Take(2**53 - 1, track="backing_vocals"))
+    assert len(f"{added}.words.lrc.part".encode()) <= 255
+    for too_long in (prefix + letter, f"{prefix}{letter}/song", f"songs/{prefix}{letter}"):
+        with pytest.raises(ValueError, match=r"portable_copy has a name of .* bytes, which is too long for a file"):
+            clean_prefix(too_long, "portable_copy")
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "./"])
@@ -185,10 +196,8 @@ def test_what_is_not_known_has_no_file(tmp_path: Path) -> None:
 
 
 def test_half_a_character_does_not_keep_a_song_from_being_saved(tmp_path: Path) -> None:
-    save(tmp_path, SOUND, b"sound", Origin(SongSpec(caption="a\ud83cb"), lrc="\ud83c"))
-    assert (
-        json.loads((tmp_path / "v1.5_00003_seed42.json").read_text(encoding="utf-8"))[KEY]["song"]["caption"] == "a?b"
-    )
+    save(tmp_path, SOUND, b"sound", Origin(lrc="\ud83c", workflow={"note": "a\ud83cb"}))
+    assert json.loads((tmp_path / "v1.5_00003_seed42.json").read_text(encoding="utf-8"))["note"] == "a?b"
 
 
 def test_a_file_that_cannot_be_finished_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -691,7 +691,7 @@ BAD_DITS = [
     (_tensors(["a"]), NOT_A_DIT.format("a model unknown here")),
     (
         _tensors(_dit(without=["decoder.layers.5.mlp.up", "norm_out", "special", "time_embed_r.linear_1"])),
-        r"x.safetensors lacks 7 of 329 tensors \(decoder.time_embed_r.linear_1.weight, .*, .*, …\): "
+        r"x.safetensors lacks 7 of 329 tensors \(decoder.time_embed_r.linear_1.weight, .*, .*, \.\.\.\): "
         r"it looks incomplete, download it again",
     ),
     (

@@ -272,7 +272,7 @@ def test_a_morph_is_what_the_official_formulas_say(
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: change(0.6, 0.4), "a morph must satisfy 0 ≤ start ≤ end ≤ 1, got 0.6 to 0.4"),
+        (lambda: change(0.6, 0.4), "a morph must satisfy 0 <= start <= end <= 1, got 0.6 to 0.4"),
         (lambda: change(-0.1), "got -0.1 to 1"),
         (lambda: change(0.0, 1.1), "got 0 to 1.1"),
         (lambda: change(n_draws=0), "a morph needs at least 1 sample of noise a step, got 0"),

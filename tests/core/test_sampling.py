@@ -161,7 +161,10 @@ def test_the_velocity_is_limited_and_then_mixed_with_that_of_the_step_before(
         (lambda: Dcw("both"), 'DCW mode "both" is unknown'),
         (lambda: Guidance("apg2"), 'guidance method "apg2" is unknown; choose one of apg, adg, cfg'),
         (lambda: Guidance("apg", -1), "guidance must be 0 to 100, got -1"),
-        (lambda: Guidance("apg", 7, (0.8, 0.2)), "guidance interval must satisfy 0 ≤ start ≤ end ≤ 1, got 0.8 to 0.2"),
+        (
+            lambda: Guidance("apg", 7, (0.8, 0.2)),
+            "must satisfy 0 <= start <= end <= 1, got 0.8 to 0.2",
+        ),
         (lambda: Options(guidance_interval=(0, 2)), "guidance interval"),
         (lambda: Options(timesteps=(0.5, 0.9)), "custom timesteps must fall"),
     ],

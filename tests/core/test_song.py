@@ -109,7 +109,7 @@ def test_listed_seeds_win() -> None:
         (0, 0, (), "there must be at least one take, got 0"),
         (0, 2, (1,), "1 seeds are listed for 2 takes; list one for each or none"),
         (0, 2, (1, 2, 3), "3 seeds are listed for 2 takes"),
-        (-1, 1, (), r"seed -1 is outside 0..2\^53−1"),
+        (-1, 1, (), r"seed -1 is outside 0..2\^53-1"),
         (2**53, 1, (), "seed 9007199254740992 is outside"),
         (0, 2, (1, -5), "seed -5 is outside"),
     ],
@@ -117,3 +117,18 @@ def test_listed_seeds_win() -> None:
 def test_impossible_takes_are_refused(seed: int, n_takes: int, seeds: tuple[int, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         take_seeds(seed, n_takes, seeds)
+
+
+@pytest.mark.parametrize("name", ["caption", "lyrics"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a\udfffb", r"has '\\udfff' at character 2, which is no character of a text"),
+        ("a\x00", r"has '\\x00' at character 2"),
+        (" " * 11_000_000, "has 11,000,000 characters; at most 100,000 are read, shorten it"),
+    ],
+    ids=["half a pair", "null", "long"],
+)
+def test_a_text_that_no_tokenizer_should_see_is_refused(name: str, text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f'^"{name}" {words}'):
+        SongSpec(**{name: text})

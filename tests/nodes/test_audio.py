@@ -7,6 +7,7 @@ import comfy.sd
 import comfy.utils
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -165,7 +166,9 @@ def test_a_vae_of_another_model_is_refused(node) -> None:
 
 
 def test_a_film_without_sound_is_no_recording(vae) -> None:
-    with pytest.raises(ValueError, match="this audio is missing: the film it should come from has no sound"):
+    with pytest.raises(
+        ValueError, match=r'"audio" takes an AUDIO, got nothing; .* \(a film without sound gives no AUDIO\)'
+    ):
         encode(vae, None)
 
 
@@ -275,7 +278,7 @@ def test_no_codes_have_no_hints(model, codes: AudioCodes) -> None:
 
 
 def test_a_model_of_another_loader_is_refused() -> None:
-    foreign = type("Patcher", (), {"model": torch.nn.Identity()})()
+    foreign = ModelPatcher(torch.nn.Identity(), torch.device("cpu"), torch.device("cpu"))
     with pytest.raises(ValueError, match="this MODEL is a Identity from another loader"):
         tokenize(foreign, z("audio.latents", 1, 10, CHANNELS))
     with pytest.raises(ValueError, match="this MODEL is a Identity from another loader"):
@@ -312,7 +315,7 @@ def test_a_long_reference_tells_that_30_s_of_it_are_heard(vae) -> None:
     ("given", "sentence"),
     [
         (audio(torch.zeros(1, 2, SAMPLE_RATE)), "the reference is silent; use a recording that can be heard"),
-        (None, "the reference is missing: the film it should come from has no sound"),
+        (None, r'"audio" takes an AUDIO, got nothing; .* \(a film without sound gives no AUDIO\)'),
     ],
 )
 def test_a_reference_that_cannot_be_heard_is_refused(vae, given: dict | None, sentence: str) -> None:

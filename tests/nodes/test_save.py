@@ -364,8 +364,17 @@ def test_a_folder_that_cannot_be_made_is_named(output: Path) -> None:
         save(music(), prefix="file/song")
 
 
+@pytest.mark.parametrize("sent", ["x", 5, ["a"], None, {"workflow": "x"}])
+def test_what_a_client_sends_beside_a_prompt_may_be_anything(
+    output: Path, in_a_prompt: None, monkeypatch: pytest.MonkeyPatch, sent: object
+) -> None:
+    monkeypatch.setattr(AceStepSave.hidden, "extra_pnginfo", sent)
+    save(music())
+    assert any(path.suffix == ".json" for path in output.rglob("*"))
+
+
 def test_a_name_too_long_is_named(output: Path) -> None:
-    with pytest.raises(ValueError, match=f"cannot be written to {output}: File name too long"):
+    with pytest.raises(ValueError, match="filename_prefix has a name of 300 bytes, which is too long for a file"):
         save(music(), prefix="n" * 300)
     assert os.listdir(output) == []
 

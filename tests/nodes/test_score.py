@@ -12,6 +12,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 import tiny_models
@@ -307,10 +308,8 @@ def refused(*given) -> str:
 
 
 def test_a_foreign_model_is_refused(conditioned) -> None:
-    class Other:
-        model = object()
-
-    assert "from another loader; load it with" in refused(Other(), conditioned(), songs())
+    other = ModelPatcher(torch.nn.Identity(), torch.device("cpu"), torch.device("cpu"))
+    assert "from another loader; load it with" in refused(other, conditioned(), songs())
 
 
 def test_conditioning_of_core_is_refused(xl) -> None:

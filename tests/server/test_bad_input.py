@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import demo
 from acestep_pack.acestep_core.checkpoints import catalogue, download
 from api_prompts import Prompt, add, assert_fails, cancel_at, failure, node, shipped, sketch, text_to_song
 from client import Client, PromptRejected, Run
@@ -140,6 +141,23 @@ def test_a_wrong_word_that_arrives_over_a_wire_fails_at_the_song(client: Client,
     assert_fails(client, prompt, "AceStepSong", f'{name.replace("_", " ")} "{value}"')
 
 
+def test_the_demo_says_which_models_are_missing_and_where_it_looked(client: Client, tmp_path: Path) -> None:
+    prompt = text_to_song(
+        AceStepLoadModel={"model": "gone.safetensors"}, AceStepLoadVAE={"vae": "gone_as_well.safetensors"}
+    )
+    with pytest.raises(PromptRejected) as caught:
+        client.run(prompt)
+    assert demo.refusal(caught.value, tmp_path).startswith(
+        f'"gone.safetensors", "gone_as_well.safetensors" cannot be found in {tmp_path}: run the node AceStepDownload'
+    )
+
+
+def test_the_demo_says_why_else_it_was_refused(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(PromptRejected) as caught:
+        client.run(text_to_song(AceStepSample={"steps": 201}))
+    assert demo.refusal(caught.value, tmp_path) == str(caught.value)
+
+
 # Refused by our nodes.
 
 
@@ -181,7 +199,7 @@ def test_a_wrong_word_that_arrives_over_a_wire_fails_at_the_song(client: Client,
         ("AceStepEncode", {}, ("the lyrics are", "tokens long and the model reads 2048; shorten them")),
         ("AceStepSample", {"seeds": "1, 2"}, ("2 seeds are listed for 1 takes; list one for each or none",)),
         ("AceStepSample", {"seeds": "1, two"}, ('"two" is not a seed; write numbers separated by commas',)),
-        ("AceStepSample", {"seeds": "-1"}, ("seed -1 is outside 0..2^53−1",)),
+        ("AceStepSample", {"seeds": "-1"}, ("seed -1 is outside 0..2^53-1",)),
     ],
 )
 def test_a_bad_value_or_file_fails_at_its_own_node(

@@ -232,7 +232,7 @@ def test_a_negative_prompt_without_guidance_is_told(client: Client) -> None:
 
 
 def test_lyrics_longer_than_the_planner_reads_are_told(client: Client) -> None:
-    prompt = planned(AceStepSong={"lyrics": 40_000 * "la "})
+    prompt = planned(AceStepSong={"lyrics": 33_000 * "la "})
     assert_refused(client, prompt, "AceStepPlan", "exceed the planner's 32768; shorten the lyrics or the song")
 
 
