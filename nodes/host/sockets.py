@@ -17,6 +17,7 @@ from typing import Any
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.nested_tensor import NestedTensor
 from comfy_api.v0_0_2 import io
 
 from ...acestep_core.constants import MAX_CODES_TEXT_LENGTH, MAX_TEXT_LENGTH
@@ -76,7 +77,8 @@ def _is_conditioning(value: Any) -> bool:
 
 
 def _is_latent(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("samples"), torch.Tensor)
+    # A film with its sound in one has a sentence of its own, where latents are read.
+    return isinstance(value, Mapping) and isinstance(value.get("samples"), torch.Tensor | NestedTensor)
 
 
 def _is_audio(value: Any) -> bool:

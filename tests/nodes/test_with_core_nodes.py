@@ -705,7 +705,7 @@ SAVERS = ("SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "Pr
 
 def decoded(vae) -> dict:
     two = latent(z("two", 2, FRAMES, CHANNELS))
-    return AceStepDecode.execute(vae, two, "off", -1.0, 0.0, 0.0).result[0]
+    return AceStepDecode.execute(vae, two, False, -1.0, 0.0, 0.0).result[0]
 
 
 AUDIO_GIVEN: dict[str, Callable[[dict], dict]] = {
