@@ -83,6 +83,11 @@ def checked_text(name: str, text: str, max_length: int = MAX_TEXT_LENGTH) -> str
     return text
 
 
+def cleaned_text(text: str) -> str:
+    """Return a text that a model wrote without the characters that no file and no tokenizer can hold."""
+    return _NO_TEXT.sub("", text)
+
+
 @dataclass(frozen=True)
 class AudioCodes:
     """Sequences of 5 Hz codes, one for each plan; none at all means the DiT plans by itself."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..codes.text import codes_text
 from ..constants import INSTRUMENTAL_LYRICS
-from ..types import SongSpec
+from ..types import SongSpec, cleaned_text
 
 INSTRUCTIONS = {
     "plan": "Generate audio semantic tokens based on the given conditions:",
@@ -118,9 +118,9 @@ def parse_think(text: str) -> SongSpec:
     """Return the song of a think block, as the planner wrote it or as think_text renders it.
 
     Text after the block is ignored, the closing tag may be missing, and unknown names are skipped. Raises ValueError
-    for a value out of range. One character does not survive YAML: U+0085 becomes a space.
+    for a value out of range. Two characters do not survive: U+0085 becomes a space in YAML, and a null is left out.
     """
-    block = text.partition("\n</think>")[0]
+    block = cleaned_text(text).partition("\n</think>")[0]
     lines = (field.partition(":") for field in _NEXT_FIELD.split(block))
     values = {name.strip().lower(): _scalar(value) for name, _, value in lines}
     return SongSpec(
@@ -135,7 +135,7 @@ def parse_think(text: str) -> SongSpec:
 
 def parse_lyrics(text: str) -> str:
     """Return the lyrics the planner wrote after its think block, without the headings that it was trained on."""
-    lyrics = text.partition("</think>")[2].strip().removesuffix(END_OF_TURN).rstrip()
+    lyrics = cleaned_text(text).partition("</think>")[2].strip().removesuffix(END_OF_TURN).rstrip()
     header = _LYRIC_HEADER.match(lyrics)
     return lyrics[header.end() :].strip() if header else lyrics
 

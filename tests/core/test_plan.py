@@ -111,7 +111,7 @@ def reserved(planner: Planner, song: SongSpec, thinking: Thinking, n_plans: int,
 def test_what_is_wrong_with_a_song_is_told_before_anything_is_loaded(planner):
     with pytest.raises(ValueError, match="neither caption nor lyrics"):
         reserved(planner, SongSpec(), Thinking(), 1, SAMPLING)
-    endless = SongSpec("slow piano ballad", 40_000 * "la ")
+    endless = SongSpec("slow piano ballad", 33_000 * "la ")
     for thinking in (Thinking(), Thinking(metadata=False, caption=False, language=False)):
         with pytest.raises(ValueError, match="exceed the planner's 32768; shorten the lyrics or the song"):
             reserved(planner, endless, thinking, 1, SAMPLING)

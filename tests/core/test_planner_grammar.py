@@ -159,7 +159,7 @@ def test_every_song_a_random_model_writes_parses_and_respects_what_was_given(
         assert_respects(parse_think(text), given)
         assert tag
         assert "\ngenres:" in block
-        assert parse_lyrics(text) in lyrics
+        assert parse_lyrics(text) in lyrics.replace("\0", "")
         assert max(ids) < N_TEXT_TOKENS
 
 

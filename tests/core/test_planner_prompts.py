@@ -36,7 +36,7 @@ CALM_PIANO_IDS = f"{SYSTEM_IDS} 2 37600 198 5416 76 26278 271 2 15953 2216 198 5
 NO_INPUT_IDS = f"{SYSTEM_IDS} 8996 13872 26149 {ASSISTANT_IDS} 151667 271 151668 271"
 
 # YAML reads U+0085 back as a space; lone surrogates are no text.
-captions = st.text(st.characters(exclude_characters="\x85", exclude_categories=("Cs",)), max_size=512) | st.text(
+captions = st.text(st.characters(exclude_characters="\x85\0", exclude_categories=("Cs",)), max_size=512) | st.text(
     "a Z:#'\"-\n\t?![]{}&*%@|>,`\\é♭歌\u2028", max_size=512
 )
 thoughts = st.builds(
