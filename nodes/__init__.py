@@ -1,6 +1,6 @@
 """Every node of the pack, in one list. Nodes are thin: sockets in, one core call, sockets out.
 
-Imports stand at the top of a file. Only packages that are slow to import or not always there (av, PIL, requests,
+Imports stand at the top of a file. Only packages that are slow to import or not always there (av, PIL,
 huggingface_hub, tokenizers, yaml, torchaudio) are imported where they are used; a test holds this.
 """
 

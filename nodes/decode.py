@@ -55,7 +55,6 @@ class AceStepDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, latent, normalize, peak_dbfs, fade_in, fade_out, task=None):
-
         task = task or TEXT2MUSIC
         samples = latent_canvases(latent, task)
         text = ""

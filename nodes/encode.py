@@ -62,7 +62,6 @@ class AceStepEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder, song, codes_strength, codes=None, task=None, reference=None):
-
         timbre = None if reference is None else reference.latents
         encoding = encode(text_encoder, song, codes, task or text2music(codes_strength), timbre)
         text = "\n".join(_remarks(song, codes_strength, task is not None, bool(encoding.codes.n_plans)))

@@ -18,7 +18,7 @@ from ..acestep_core.bundle import clean_prefix
 from ..acestep_core.scoring.score import Score, Scores
 from ..acestep_core.types import AudioCodes
 from .host import progress
-from .host.latents import Decoded, decoded_from, keys_of, latent_takes
+from .host.latents import Item, decoded_from, items_of
 from .host.sockets import CATEGORY, CodesSocket, ScoreSocket, SongSocket
 
 
@@ -135,7 +135,7 @@ def _place(filename_prefix: str) -> Place:
     return Place(Path(folder), subfolder.replace("\\", "/"), name)
 
 
-def sources_of(audio: dict, latent: dict | None) -> Sequence[Decoded | None]:
+def sources_of(audio: dict, latent: dict | None) -> Sequence[Item | None]:
     """Return what each item of the audio came from: as its decoder knows, else item by item as the latent does.
 
     Raises ValueError for a latent of other takes.
@@ -143,29 +143,29 @@ def sources_of(audio: dict, latent: dict | None) -> Sequence[Decoded | None]:
     sources = decoded_from(audio)
     if latent is None:
         return sources
-    takes = dict(zip(keys_of(latent), latent_takes(latent), strict=True))
+    items = items_of(latent)
     if None not in sources:
-        if any(source.key not in takes for source in sources) and any(takes.values()):
+        keys = {item.key for item in items}
+        if any(source.key not in keys for source in sources) and any(item.take for item in items):
             raise ValueError("the latent holds other takes than the audio; connect the latent that was decoded")
         return sources
-    if not any(takes.values()):
+    if not any(item.take for item in items):
         return [None] * len(sources)
-    if len(latent["samples"]) != len(sources):
+    if len(items) != len(sources):
         raise ValueError(
-            f"the latent has {len(latent['samples'])} takes, the audio {len(sources)} items; "
-            "connect the latent that was decoded"
+            f"the latent has {len(items)} takes, the audio {len(sources)} items; connect the latent that was decoded"
         )
-    return list(map(Decoded, keys_of(latent), latent_takes(latent)))
+    return items
 
 
-def _plans(sources: Sequence[Decoded | None], n_plans: int) -> Sequence[int | None]:
+def _plans(sources: Sequence[Item | None], n_plans: int) -> Sequence[int | None]:
     """Return the plan of each item: the known one; where nothing is known, of as many plans as items its number."""
     if not any(sources) and len(sources) == n_plans:
         return range(n_plans)
     return [None if source is None or source.take is None else source.take.plan for source in sources]
 
 
-def _scores(score: Scores, sources: Sequence[Decoded | None]) -> Sequence[Score]:
+def _scores(score: Scores, sources: Sequence[Item | None]) -> Sequence[Score]:
     """Return the Score of each item, by what it was decoded from where that is known.
 
     Raises ValueError for the score of other takes.

@@ -158,7 +158,6 @@ class AceStepPickBest(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, score, count, weight_lyrics, weight_plan, weight_planned, codes=None, **more):
-
         candidates = _candidates(latent, score, more)
         scores = joined([_scores_of(name, *candidate) for name, candidate in candidates.items()])
         samples = torch.cat([latent_samples(candidate) for candidate, _ in candidates.values()])
@@ -219,7 +218,6 @@ class AceStepWeakLines(io.ComfyNode):
 
     @classmethod
     def execute(cls, score, threshold, most, padding):
-
         if score.is_of_plans:
             raise ValueError('this score is of plans and knows no lines; connect one from "ACE-Step Score Lyrics"')
         weak = [weak_lines(take, threshold, most) for take in score.takes]

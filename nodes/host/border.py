@@ -10,7 +10,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import comfy.model_management as mm
 from comfy_api.v0_0_2 import io
@@ -27,7 +27,7 @@ KINDS = (FileNotFoundError, MemoryError, ValueError, RuntimeError)
 def guard(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """Return the node, with the border around its execute, validate_inputs and fingerprint_inputs."""
     node.execute = classmethod(_guarded(node, node.execute.__func__))  # type: ignore[attr-defined,method-assign]
-    for name, around in (("validate_inputs", _validating), ("fingerprint_inputs", _fingerprinting)):
+    for name, around in (("validate_inputs", _validating), ("fingerprint_inputs", _raising_printable)):
         if name in vars(node):
             setattr(node, name, classmethod(around(getattr(node, name).__func__)))
     return node
@@ -37,16 +37,11 @@ def _guarded(node: type[io.ComfyNode], execute: Callable[..., io.NodeOutput]) ->
     names = tuple(inspect.signature(execute).parameters)[1:]
 
     @functools.wraps(execute)
-    def inside(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
-        try:
-            sockets.checked(node, {**dict(zip(names, args, strict=False)), **inputs})
-            return _shown(execute(cls, *args, **inputs))
-        except ENDINGS:
-            raise
-        except BaseException as error:  # all that nodes let out, panics of libraries in Rust among it
-            _raise_printable(error)
+    def checked(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
+        sockets.checked(node, {**dict(zip(names, args, strict=False)), **inputs})
+        return _shown(execute(cls, *args, **inputs))
 
-    return inside
+    return _raising_printable(checked)
 
 
 def _validating(validate: Callable[..., bool | str]) -> Callable[..., bool | str]:
@@ -62,14 +57,14 @@ def _validating(validate: Callable[..., bool | str]) -> Callable[..., bool | str
     return inside
 
 
-def _fingerprinting(fingerprint: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(fingerprint)
+def _raising_printable(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
     def inside(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> Any:
         try:
-            return fingerprint(cls, *args, **inputs)
+            return function(cls, *args, **inputs)
         except ENDINGS:
             raise
-        except BaseException as error:
+        except BaseException as error:  # all that nodes let out, panics of libraries in Rust among it
             _raise_printable(error)
 
     return inside
@@ -89,14 +84,14 @@ def _is_printable(text: str) -> bool:
     return printable(text) == text
 
 
-def _is_raw(error: BaseException) -> bool:
+def _is_raw(error: BaseException) -> TypeGuard[OSError]:
     """Tell whether an error is the system's own, about a file, and no sentence of ours."""
     return isinstance(error, OSError) and error.errno is not None
 
 
 def _sentence(error: BaseException) -> str:
     """Return what an error says, as one sentence of ours where it is not one yet."""
-    if isinstance(error, OSError) and error.errno is not None:
+    if _is_raw(error):
         name = "a file" if error.filename is None else f'"{error.filename}"'
         return f"{name} cannot be read or written: {error.strerror}; check its name, its folder and the space there"
     if not isinstance(error, Exception):

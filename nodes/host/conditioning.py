@@ -23,7 +23,7 @@ from .latents import ACESTEP_KEY, Origins
 # In core's conditioning dict, for our sampler's takes: the Encoding, and the plan of each item of a batch.
 ENCODING_KEY = "acestep_encoding"
 ROWS_KEY = "acestep_rows"
-# Core's own keys in it.
+# Core's own keys in it, and those that limit a condition in time or place, or change the weights under it.
 LIMITS = {"hooks", "area", "mask", "start_percent", "end_percent", "default"}
 LYRICS_KEY, CODES_KEY, REFERENCES_KEY = "conditioning_lyrics", "audio_codes", "reference_audio_timbre_latents"
 
@@ -141,7 +141,8 @@ def encoding_of(states: torch.Tensor | None, extras: Mapping[str, Any], n_frames
             'this CONDITIONING is not ACE-Step 1.5\'s; make it with "ACE-Step Encode Song" or TextEncodeAceStepAudio1.5'
         )
     beside: Beside | None = extras.get(ACESTEP_KEY)
-    ours = Encoding(_unpadded(states), _unpadded(states), _unpadded(lyric), codes=_codes(extras))
+    text = text_to_music = _unpadded(states)
+    ours = Encoding(text, text_to_music, _unpadded(lyric), codes=_codes(extras))
     if beside is not None:
         text, text_to_music = _texts(states, beside)
         ours = replace(ours, text=text, text_to_music=text_to_music, lyric_ids=beside.lyric_ids, task=beside.task)

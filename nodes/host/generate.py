@@ -165,7 +165,7 @@ def _warnings(prompt: Prompt, morph_from: Prompt | None, used: bool) -> list[str
     if morph_from is None:
         idle = not used and not prompt.task.sources
         return ["the latent is not empty, but nothing here uses it: only its length counts"] if idle else []
-    encodings = [each.encoding for each in (prompt, morph_from) if each.encoding is not None]
+    encodings = (prompt.encoding, morph_from.encoding)
     differences = {(each.codes, bool(each.task.sources), each.timbre is None) for each in encodings}
     if len(differences) < 2:
         return []

@@ -46,14 +46,14 @@ class Origins:
                 added.setdefault(fingerprint(item), []).append(take)
         self._takes.update(added)
 
-    def of(self, samples: torch.Tensor) -> tuple[Take | None, ...]:
-        """Return the take that each item of samples [B, C, T] is, None where that is not known.
+    def of(self, keys: Sequence[str]) -> tuple[Take | None, ...]:
+        """Return the take that each item is, by the fingerprints of a batch, None where that is not known.
 
         Items that hold the same are matched with the takes that do, in their order.
         """
         n_seen: dict[str, int] = {}
         takes = []
-        for key in map(fingerprint, samples):
+        for key in keys:
             known = self._takes.get(key)
             place = n_seen[key] = n_seen.get(key, -1) + 1
             takes.append(known[min(place, len(known) - 1)] if known else None)
@@ -61,10 +61,10 @@ class Origins:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What an item of AUDIO was decoded from."""
+class Item:
+    """An item of a LATENT: what it holds, and which take that is."""
 
-    key: str  # fingerprint of the latent's item
+    key: str  # fingerprint
     take: Take | None  # None where that is not known
 
 
@@ -78,6 +78,13 @@ def fingerprint(item: torch.Tensor) -> str:
 def keys_of(value: Mapping) -> tuple[str, ...]:
     """Return the fingerprint of each item of core's LATENT."""
     return tuple(map(fingerprint, value["samples"]))
+
+
+def items_of(value: Mapping) -> list[Item]:
+    """Return the items of core's LATENT."""
+    keys, origins = keys_of(value), value.get(ACESTEP_KEY)
+    takes = [None] * len(keys) if origins is None else origins.of(keys)
+    return list(map(Item, keys, takes))
 
 
 def latent(samples: torch.Tensor, takes: Sequence[Take | None] = (), origins: Origins | None = None) -> dict:
@@ -131,8 +138,7 @@ def latent_samples(value: Mapping) -> torch.Tensor:
 
 def latent_takes(value: Mapping) -> tuple[Take | None, ...]:
     """Return which take each item of core's LATENT is, None where that is not known."""
-    origins: Origins | None = value.get(ACESTEP_KEY)
-    return (None,) * len(value["samples"]) if origins is None else origins.of(value["samples"])
+    return tuple(item.take for item in items_of(value))
 
 
 def latent_plans(value: Mapping, n_plans: int, what: str = "plans") -> list[int]:
@@ -153,12 +159,11 @@ def latent_plans(value: Mapping, n_plans: int, what: str = "plans") -> list[int]
 
 def decoded_audio(waveform: torch.Tensor, sample_rate: int, value: Mapping) -> dict:
     """Return core's AUDIO of a waveform [B, C, S] that remembers the items of the LATENT it was decoded from."""
-    sources = map(Decoded, keys_of(value), latent_takes(value))
-    decoded = dict(zip(map(fingerprint, waveform), sources, strict=True))
+    decoded = dict(zip(map(fingerprint, waveform), items_of(value), strict=True))
     return {"waveform": waveform, "sample_rate": sample_rate, DECODED_KEY: decoded}
 
 
-def decoded_from(audio: Mapping) -> tuple[Decoded | None, ...]:
+def decoded_from(audio: Mapping) -> tuple[Item | None, ...]:
     """Return what each item of core's AUDIO was decoded from, None where that is not known."""
     decoded = audio.get(DECODED_KEY) or {}
     return tuple(decoded.get(fingerprint(item)) if decoded else None for item in audio["waveform"])
